@@ -1,0 +1,68 @@
+# `make demo` tells the whole story in the terminal, `make test` runs every check; both build .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+UV      = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --compile-bytecode -c constraints.txt
+TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
+NB     := nbs
+# JupyterLab refuses to run as root unless told
+ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
+ARGS   ?=
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo lab test lint types sync notebooks unit browser docs readme outputs suite clean
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+
+# a tier is a set of extras; its stamp is as new as what it was installed from
+# PyTorch's CPU build: from a folder of wheels if one is configured, else from PyTorch's own index, else what the registry has
+$(VENV)/.ready: $(BIN)/uv constraints.txt settings.ini setup.py
+	$(UV) 'torch==$(TORCH)+cpu' 2>/dev/null || $(UV) --torch-backend cpu 'torch==$(TORCH)' || $(UV) 'torch==$(TORCH)'
+	$(UV) -e '.[models,lab]' nbclient nbconvert
+	@touch $@
+$(VENV)/.dev: $(VENV)/.ready
+	$(UV) -e '.[models,lab,dev]' setuptools wheel
+	@touch $@
+$(VENV)/.docs: $(VENV)/.dev
+	$(UV) -e '.[models,lab,dev,docs]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python docs/demo.py
+lab: $(VENV)/.ready
+	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 $(ARGS) $(NB)/tutorials/tour.ipynb
+
+test: lint types sync notebooks unit browser
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+types: $(VENV)/.dev
+	$(BIN)/mypy
+sync: $(VENV)/.dev
+	$(BIN)/pytest -q tests/test_house.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py --check
+notebooks: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --n_workers 2
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py --check
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/test_house.py
+browser: $(VENV)/.dev
+	$(BIN)/pytest -q tests/browser -m "not site"
+
+# the site needs node's npm for two script packages
+docs: $(VENV)/.docs docs/_static/vendor/embed-amd.js
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/sphinx-build -W --keep-going -q -b html -c docs $(NB) build/site
+	$(BIN)/pytest -q tests/browser -m site
+docs/_static/vendor/embed-amd.js: $(VENV)/.docs docs/assets.py
+	$(BIN)/python docs/assets.py
+
+# what is committed and made from something else
+readme: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py
+outputs: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
+suite: $(VENV)/.ready
+	$(BIN)/python -m toksuite_nb.suite data/suite
+clean:
+	rm -rf $(VENV) build dist _proc _docs *.egg-info docs/_static/vendor

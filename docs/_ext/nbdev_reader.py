@@ -1,0 +1,115 @@
+"""Let MyST-NB read nbdev notebooks as they are: `#|` directives become cell tags, exported cells become API entries."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from typing import Any
+
+import nbformat
+from nbformat.v4 import new_markdown_cell
+
+DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(?P<key>[\w-]+)\s*:?\s*(?P<value>.*?)\s*$")
+KINDS = {ast.FunctionDef: "function", ast.AsyncFunctionDef: "function", ast.ClassDef: "class"}
+
+
+def split(source: str) -> tuple[dict[str, str], str]:
+    """The directives at the top of a cell, and the rest of its source."""
+    found, lines = {}, source.splitlines()
+    while lines and (match := DIRECTIVE.match(lines[0])):
+        found[match["key"]] = match["value"]
+        lines.pop(0)
+    return found, "\n".join(lines).lstrip("\n")
+
+
+def public(source: str) -> list[tuple[str, str]]:
+    """Public functions and classes that a cell defines at top level, as (kind, name)."""
+    return [(KINDS[type(n)], n.name) for n in ast.parse(source).body if type(n) in KINDS and n.name[0] != "_"]
+
+
+def entries(source: str, module: str) -> str:
+    """Markdown that documents what a cell exports."""
+    blocks = []
+    for kind, name in public(source):
+        members = "   :members:\n" if kind == "class" else ""
+        blocks.append(f"```{{eval-rst}}\n.. auto{kind}:: toksuite_nb.{module}.{name}\n{members}```")
+    return "\n\n".join(blocks)
+
+
+def read(text: str, pages: list[str] | None = None) -> nbformat.NotebookNode:
+    """The notebook as a reader of the site sees it; the root page also lists all `pages`."""
+    nb = nbformat.reads(text, as_version=4)
+    module, cells = "", []
+    for cell in nb.cells:
+        cells.append(cell)
+        flags, body = split(cell.source) if cell.cell_type == "code" else ({}, "")
+        if not flags:
+            continue
+        cell.source, module = body, flags.get("default_exp", module)
+        tags = cell.metadata.setdefault("tags", [])
+        if {"hide", "default_exp", "export"} & flags.keys():
+            tags.append("remove-cell")
+        if {"slow", "gpu", "net"} & flags.keys():
+            tags.append("skip-execution")
+        if flags.get("echo") == "false":
+            tags.append("remove-input")
+        if "nbdev_export(" in body:
+            cell.source = "pass"
+        if "export" in flags and (found := entries(body, module)):
+            cells.append(new_markdown_cell(found))
+    if cells and cells[-1].cell_type == "code" and cells[-1].source == "pass":
+        cells = [c for c in cells if not (c.cell_type == "markdown" and c.source.strip() == "## Export -")]
+    nb.cells = cells + [new_markdown_cell(block) for block in toctrees(pages or [])]
+    return nb
+
+
+def toctrees(pages: list[str]) -> list[str]:
+    """Navigation: tutorials and explanations first, then the modules in their reading order."""
+    groups = {
+        "Tutorials": [p for p in pages if p.startswith("tutorials/")],
+        "Explanations": [p for p in pages if p.startswith("explanations/")],
+        "Modules": [p for p in pages if "/" not in p],
+    }
+    return [
+        f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(names) + "\n```"
+        for caption, names in groups.items()
+        if names
+    ]
+
+
+def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Append the parameter comments of a signature to its docstring, as fields."""
+    from fastcore.docments import docments
+
+    if what not in {"function", "method", "class"}:
+        return
+    try:
+        found = docments(obj, full=True)
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return
+    own = set(inspect.signature(obj).parameters) if callable(obj) else set()
+    fields = [
+        f":param {key}: {value.docment}"
+        for key, value in found.items()
+        if key not in {"return", "self"} and value.docment and (key in own or what == "class")
+    ]
+    answer = found.get("return")
+    if answer and answer.docment:
+        fields.append(f":returns: {answer.docment}")
+    if fields:
+        lines += ["", *fields, ""]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Hook into Sphinx's reading of sources and docstrings."""
+
+    def source_read(app: Any, page: str, content: list[str]) -> None:
+        if str(app.env.doc2path(page)).endswith(".ipynb"):
+            root = page == app.config.root_doc
+            pages = sorted(app.env.found_docs - {page}) if root else []
+            content[0] = nbformat.writes(read(content[0], pages))
+
+    app.connect("source-read", source_read)
+    app.connect("autodoc-process-docstring", add_docments)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,43 @@
+"""Fetch the scripts that the site's saved widgets and formulas need, so that no page asks another host for anything."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path
+
+VENDOR = Path(__file__).parent / "_static" / "vendor"
+# npm package -> its files that a page loads
+PACKAGES = {
+    "@jupyter-widgets/html-manager@1.0.14": ["dist/embed-amd.js", "dist/*.woff", "dist/*.woff2"],
+    "mathjax@3.2.2": ["es5/tex-svg-full.js"],
+    "requirejs@2.3.7": ["require.js"],
+}
+
+
+def fetch(package: str, patterns: list[str]) -> None:
+    """Copy files out of one npm package, leaving its dependencies where they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        (archive,) = Path(folder).glob("*.tgz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        for pattern in patterns:
+            for file in Path(folder, "package").glob(pattern):
+                shutil.copy(file, VENDOR / file.name)
+
+
+def main() -> None:
+    """Fill the vendor folder; the file that make waits for comes last."""
+    VENDOR.mkdir(parents=True, exist_ok=True)
+    share = Path(sysconfig.get_path("data")) / "share" / "jupyter"
+    shutil.copy(share / "nbextensions/anywidget/index.js", VENDOR / "anywidget.js")
+    for package, patterns in reversed(PACKAGES.items()):
+        fetch(package, patterns)
+
+
+if __name__ == "__main__":
+    main()

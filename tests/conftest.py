@@ -1,0 +1,14 @@
+"""Shared by all tests: shape annotations are checked at run time, and nothing asks a hub."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+install_import_hook("toksuite_nb", "beartype.beartype")
+
+# the same examples on every run, so that a red test is red for everybody; time limits would only measure the machine
+settings.register_profile("project", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("project")
