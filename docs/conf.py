@@ -28,6 +28,7 @@ nb_execution_excludepatterns = ["0*", "1*", "2*", "3*", "4*", "50_*", "index*"]
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 

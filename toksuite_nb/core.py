@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-# %% ../nbs/00_core.ipynb #7bc4c235
+# %% ../nbs/00_core.ipynb #db49a204
 @dataclass(frozen=True)
 class Column:
     "One column of a frame: its name, polars type, meaning with unit, and the values it may take."
 
     name: str  # Column name
-    dtype: pl.DataType | type[pl.DataType]  # Polars type, e.g. `pl.Float64`
+    dtype: Any  # Polars type, a class or an instance, e.g. `pl.Float64`
     meaning: str  # What it holds, with its unit
     allowed: tuple[str, ...] = ()  # The only values it may take; empty for any
 

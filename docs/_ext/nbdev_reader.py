@@ -110,6 +110,7 @@ def setup(app: Any) -> dict[str, bool]:
             pages = sorted(app.env.found_docs - {page}) if root else []
             content[0] = nbformat.writes(read(content[0], pages))
 
+    app.setup_extension("sphinx.ext.autodoc")
     app.connect("source-read", source_read)
     app.connect("autodoc-process-docstring", add_docments)
     return {"parallel_read_safe": True}

@@ -1,0 +1,174 @@
+"""Texts and edits over any Unicode text: what the notebooks show on a few sentences must hold on all of them."""
+
+import random
+
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from toksuite_nb.edits import Edit, EditedText
+from toksuite_nb.text import (
+    check_text, graphemes, languages, lower, normal_form, protected_spans, scripts, upper, visible, word_spans, words,
+)
+
+awkward = st.sampled_from(["👩‍👩‍👧", "🇮🇹", "e\u0301", "می‌خواهم", "\u202eabc\u202c", "\r\n", "\u200b", "İ", "首都", "क्षि", "\u0301", "$x^2$", " ", "🇮", "각"])
+texts = st.lists(st.one_of(awkward, st.text(max_size=4)), max_size=8).map("".join)
+any_string = st.text(alphabet=st.characters(), max_size=20)
+
+
+@st.composite
+def edited_texts(draw):
+    source = draw(texts)
+    clusters = graphemes(source)
+    cuts = sorted(draw(st.lists(st.integers(0, len(clusters)), max_size=8)))
+    edits = []
+    for start, end in zip(cuts[::2], cuts[1::2], strict=False):
+        content, target = "".join(clusters[start:end]), draw(texts)
+        if content != target:
+            edits.append(Edit(start, end, content, target))
+    return EditedText(source, tuple(edits))
+
+
+@given(edited_texts())
+def test_replay_and_undo_are_exact(edited):
+    assert EditedText.replay(edited.source, edited.edits) == edited.text
+    assert edited.undo() == edited.source, "an edit was put back at a wrong place of the text"
+    rows = [{"field": "question", "start": e.start, "end": e.end, "source": e.source, "target": e.target} for e in edited.edits]
+    assert EditedText.replay(edited.source, rows) == edited.text, "rows of an items frame must replay like edits"
+
+
+@given(edited_texts())
+def test_spans_cut_out_what_was_edited(edited):
+    source, target = edited.source.encode(), edited.text.encode()
+    clusters = graphemes(edited.text)
+    for row in edited.spans.iter_rows(named=True):
+        assert source[row["start_byte"]:row["end_byte"]].decode() == row["source"]
+        assert target[row["target_start_byte"]:row["target_end_byte"]].decode() == row["target"]
+        cover = "".join(clusters[row["target_start"]:row["target_end"]])
+        assert row["target"] in cover, "the graphemes of the new text do not cover the replacement"
+
+
+@given(edited_texts())
+def test_offset_maps_are_monotone_and_keep_what_was_not_edited(edited):
+    sizes = len(edited.source.encode()), len(edited.text.encode())
+    for side in ("left", "right"):
+        there = [edited.map_offset(byte, side=side) for byte in range(sizes[0] + 1)]
+        back = [edited.unmap_offset(byte, side=side) for byte in range(sizes[1] + 1)]
+        assert there == sorted(there) and back == sorted(back), f"{side}: a later offset came to lie before an earlier one"
+        assert 0 <= there[0] and there[-1] <= sizes[1] and 0 <= back[0] and back[-1] <= sizes[0]
+    covered = {byte for row in edited.spans.iter_rows(named=True) for byte in range(row["start_byte"], row["end_byte"])}
+    for byte in set(range(sizes[0])) - covered:
+        start, end = edited.map_offset(byte, side="right"), edited.map_offset(byte + 1)
+        assert edited.source.encode()[byte:byte + 1] == edited.text.encode()[start:end], "an unedited byte was moved onto another"
+        assert edited.unmap_offset(start, side="right") == byte and edited.unmap_offset(end) == byte + 1
+
+
+@given(edited_texts())
+def test_whole_token_spans_cover_their_edits(edited):
+    for row in edited.spans.iter_rows(named=True):
+        assert edited.map_offset(row["start_byte"]) <= row["target_start_byte"]
+        assert edited.map_offset(row["end_byte"], side="right") >= row["target_end_byte"]
+
+
+@given(edited_texts())
+def test_distance_along_the_edits_bounds_the_distance_of_the_strings(edited):
+    assert Levenshtein.distance(edited.source, edited.text) <= edited.char_distance
+    assert Levenshtein.distance(edited.source.encode(), edited.text.encode()) <= edited.byte_distance
+    assert (edited.char_distance == 0) == (not edited.edits)
+
+
+@given(texts)
+def test_no_edit_is_the_identity(text):
+    untouched = EditedText(text)
+    assert (untouched.text, untouched.undo(), untouched.char_distance, untouched.spans.height) == (text, text, 0, 0)
+
+
+@given(any_string)
+def test_graphemes_join_to_the_text_even_with_lone_surrogates(text):
+    assert "".join(graphemes(text)) == text
+    assert isinstance(visible(text), str)
+
+
+def test_graphemes_agree_with_the_reference_rule():
+    draw = random.Random(0)
+    alphabet = ["🇮", "🇹", "a", "\u0301", "\u200d", "👩", "\u0600", "\u0903", "\r", "\n", "क", "\u094d", "ᄀ", "ᅡ"]
+    for _ in range(5000):
+        text = "".join(draw.choices(alphabet, k=draw.randint(1, 9)))
+        assert graphemes(text) == regex.findall(r"\X", text), f"the short way for flags differs from \\X on {ascii(text)}"
+
+
+@given(texts, st.sampled_from(sorted(languages)))
+def test_words_stand_where_their_spans_say(text, lang):
+    clusters = graphemes(text)
+    spans = word_spans(text, lang)
+    for word, (start, end) in zip(words(text, lang), spans, strict=True):
+        assert 0 <= start < end <= len(clusters) and word in "".join(clusters[start:end])
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+    assert sum(scripts(text).values()) == len(clusters)
+    assert isinstance(normal_form(text), tuple)
+    for span in protected_spans(text):
+        assert 0 <= span.start < span.end <= len(clusters)
+
+
+@given(texts, st.sampled_from(sorted(languages)))
+def test_case_is_stable(text, lang):
+    assert "i\u0307" not in lower("İ" + text.replace("i\u0307", ""), lang)[:2], "U+0130 was split in two"
+    assert upper(upper(text, lang), lang) == upper(text, lang)
+
+
+@pytest.mark.parametrize("text", ["$5 and $10", "a $ b $ c", "5$-6$7", "me @ home", "ratio a/b", "`open", "no math: \\alpha"])
+def test_plain_text_is_not_protected(text):
+    assert protected_spans(text) == [], f"{text!r} would lose its edits"
+
+
+@pytest.mark.parametrize(
+    ("text", "protected"),
+    [
+        ("$7 + 7$ is", "$7 + 7$"), ("so $$x$$.", "$$x$$"), ("a \\(x_1\\) b", "\\(x_1\\)"), ("see (www.a.org/b).", "www.a.org/b"),
+        ("请看https://a.cn/路。", "https://a.cn/路"), ("发到me.x@a.org。", "me.x@a.org"), ("run `ls -l` now", "`ls -l`"), ("e\u0301 $é$", "$é$"),
+    ],
+)
+def test_formulas_code_and_addresses_are_protected_whole(text, protected):
+    assert ["".join(graphemes(text)[s.start:s.end]) for s in protected_spans(text)] == [protected]
+
+
+def test_a_megabyte_is_edited_in_linear_time():
+    text = "Gökyüzünün rengi 👩‍👩‍👧 首都。" * 20_000
+    clusters = graphemes(text)
+    edited = EditedText(text, tuple(Edit(i, i + 1, c, c + "x") for i, c in enumerate(clusters)))
+    assert edited.undo() == text and len(edited.text) == len(text) + len(clusters)
+    assert edited.char_distance == len(clusters)
+    assert edited.unmap_offset(edited.map_offset(len(text.encode()) // 2)) <= len(text.encode())
+    flags = "🇮🇹" * 100_000
+    assert len(graphemes(flags)) == 100_000
+
+
+@pytest.mark.parametrize("text", ["$" * 200_000, "a" * 200_000 + "@", "\\(a" * 60_000, "a.b@" * 50_000, "`" * 200_001, "www." * 50_000])
+def test_hostile_text_is_searched_in_linear_time(text):
+    protected_spans(text)
+    for lang in languages:
+        words(text, lang)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ((Edit(0, 9, "abc", "x"),), "EditedText: edits must be sorted, apart, and name what they replace, got Edit(start=0, end=9, source='abc', target='x') outside of the 3 graphemes. Take positions in graphemes"),
+        ((Edit(1, 2, "b", "x"), Edit(0, 1, "a", "x")), "before the end of the one before it, at 2"),
+        ((Edit(0, 0, "a", "x"),), "where the source has ''"),
+        ((Edit(0, 1, "a", "\ud83d"),), "EditedText: text must have a UTF-8 form, got the lone surrogate U+D83D at character 0"),
+    ],
+)
+def test_edits_that_do_not_fit_are_named(edits, message):
+    with pytest.raises(ValueError) as error:
+        EditedText("abc", edits)
+    assert message in str(error.value)
+
+
+def test_errors_of_texts_read_as_one_paragraph():
+    with pytest.raises(ValueError, match=r"^words: lang must be a known language, got 'xx'\. Known are en \(English\), fa \(Farsi\)"):
+        words("a", "xx")
+    with pytest.raises(ValueError, match=r"^perturb: text must have a UTF-8 form, got the lone surrogate U\+DC00 at character 1\. Read the source again"):
+        check_text("a\udc00", "perturb")

@@ -1,0 +1,277 @@
+"The rules of the four families keep their promises on any text, and are true in every language they claim."
+
+import json
+import random
+import time
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toksuite_nb import noise, notation, orthography, perturb, styling
+from toksuite_nb.edits import EditedText
+from toksuite_nb.store import data_path
+from toksuite_nb.text import graphemes
+
+NAMES = (
+    "keyboard_proximity character_deletion adjacent_swap ocr_errors homoglyphs zero_width space_removal ascii_keyboard optional_diacritics "
+    "arabic_keyboard romanization traditional digits mathematical_bold mathematical_script double_struck fullwidth uppercase lowercase spaced "
+    "strikethrough enclosed spelled_out"
+).split()
+SENTENCES = {
+    "en": ["The color of the café's sky is blue, 12 hours a day.", "Naive cooks cooperate with Rome."],
+    "fa": ["رنگ آسمان", "تعداد کلیدهای یک پیانوی استاندارد ۸۸ است", "جنگ جهانی دوم در سال ۱۹۴۵ پایان یافت", "کِتابِ خوبِ من می‌رود", "گوگل Google 15 abc"],
+    "it": ["Il numero di città è 12, perché no?", "L'isola dell'oceano è un triangolo"],
+    "tr": ["Gökyüzünün rengi ılık, İstanbul'da 24 saat", "Brezilya'nın resmi dili millî"],
+    "zh": ["天空的颜色是蓝色，一天有24小时", "苹果Apple公司 在 首都", "头发的长度"],
+}
+RULES = [(name, lang) for name in NAMES for lang in perturb.get_perturbation(name).langs]
+SEVERITIES = (0.0, 0.1, 0.3, 0.6, 1.0)
+letters = st.one_of(
+    st.characters(exclude_categories=["Cs"]),
+    st.sampled_from("abIiİıéèüçşkmrnlO0 12۳۴٫.,'’-%رنگآسیکهپ\u200c\u200d\u0654\u064e天空颜的行2年个\u0301\u0327👩\u200d👧\r\n\x00$`"),
+)
+texts = st.text(letters, min_size=1, max_size=40)
+
+
+def made(text, name, lang, severity=1.0, seed=0):
+    return perturb.perturb(text, name, lang=lang, seed=seed, item_id="1", severity=severity)
+
+
+def test_every_name_of_the_slice_is_registered():
+    known = set(perturb.perturbations()["name"])
+    assert set(NAMES) <= known, f"not registered: {sorted(set(NAMES) - known)}; is the family imported?"
+
+
+@pytest.mark.parametrize(("name", "lang"), RULES)
+def test_each_language_that_is_claimed_has_a_text_that_changes(name, lang):
+    results = [made(text, name, lang) for text in SENTENCES[lang]]
+    changed = [r for r in results if isinstance(r, EditedText)]
+    assert changed, f"{name} claims {lang} but refuses all of {SENTENCES[lang]}: {[str(r) for r in results]}"
+    assert all(r.text != r.source for r in changed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=texts, seed=st.integers(0, 3))
+@pytest.mark.parametrize(("name", "lang"), RULES)
+def test_any_text_gives_nested_reversible_edits(name, lang, text, seed):
+    results = [made(text, name, lang, s, seed) for s in SEVERITIES]
+    assert str(results[0]) == text, "severity 0 must be the identity"
+    if isinstance(results[-1], EditedText):
+        edited = [r for r in results if isinstance(r, EditedText)]
+        for less, more in zip(edited, edited[1:], strict=False):
+            assert set(less.edits) <= set(more.edits), "a lower severity has an edit that a higher one lacks: was it looked at before drawing?"
+        for r in edited:
+            assert r.undo() == text
+            assert str(made(text, name, lang, SEVERITIES[results.index(r)], seed)) == r.text
+        assert edited[-1].text != text
+
+
+@pytest.mark.parametrize(("name", "lang"), RULES)
+def test_time_grows_linearly(name, lang):
+    rule = perturb.get_perturbation(name).edit
+    text = " ".join(SENTENCES[lang] * 40)
+    rule(text, lang, np.random.default_rng(0), 0.5)
+    seconds = []
+    for times in (2, 8):
+        start = time.perf_counter()
+        rule(" ".join([text] * times), lang, np.random.default_rng(0), 0.5)
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] < 16 * seconds[0] + 0.2, f"4 times the text took {seconds[1] / seconds[0]:.0f} times as long"
+
+
+@pytest.mark.parametrize("text", ["1" * 20_000, "1." * 10_000, "a" * 20_000, "\u0301" * 5_000, "-" * 20_000, "الف" * 5_000])
+@pytest.mark.parametrize("name", ["spelled_out", "digits", "keyboard_proximity", "ocr_errors"])
+def test_a_hostile_long_text_does_not_stall(name, text):
+    for lang in perturb.get_perturbation(name).langs:
+        start = time.perf_counter()
+        perturb.get_perturbation(name).edit(text, lang, np.random.default_rng(0), 1.0)
+        assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("lang", ["en", "fa", "it", "tr"])
+def test_neighbouring_keys_are_mutual(lang):
+    near = noise.key_neighbours(lang)
+    one_sided = [(a, b) for a in near for b in near[a] if a not in near.get(b, "")]
+    assert not one_sided, f"a is beside b but b is not beside a: {one_sided[:5]}"
+
+
+def test_every_letter_of_the_alphabet_has_a_key():
+    alphabets = {"en": "abcdefghijklmnopqrstuvwxyz", "it": "abcdefghijklmnopqrstuvwxyzàèìòùé", "tr": "abcçdefgğhıijklmnoöprsştuüvyz",
+                 "fa": "ابپتثجچحخدذرزژسشصضطظعغفقکگلمنوهی"}  # fmt: skip
+    missing = {lang: [c for c in alphabet if c not in noise.key_neighbours(lang)] for lang, alphabet in alphabets.items()}
+    assert missing == {lang: [] for lang in alphabets}
+
+
+def test_embedded_keyboards_are_those_of_xkb():
+    folder = noise.Path("/usr/share/X11/xkb/symbols")
+    if not folder.exists():
+        pytest.skip("xkb-data is not installed")
+    frozen = json.loads(data_path("perturb/keyboards.json").read_text(encoding="utf-8"))
+    assert frozen == {lang: noise.read_xkb(folder, layout) for lang, layout in noise._layouts.items()}
+
+
+@pytest.mark.parametrize("lang", ["en", "it", "tr", "fa", "zh"])
+def test_no_shape_is_confused_with_itself(lang):
+    table = noise.scan_confusions(lang)
+    assert not [a for a, others in table.items() if a in others or not others]
+
+
+def test_confusions_of_two_letters_work_both_ways():
+    table = noise.scan_confusions("en")
+    for one, two in (("m", "rn"), ("d", "cl"), ("w", "vv"), ("H", "ll"), ("h", "li")):
+        assert two in table[one] and one in table[two]
+    seen = {str(made("corner modern", "ocr_errors", "en", 0.3, seed)) for seed in range(60)}
+    assert any("com" in text for text in seen) and any("rnod" in text for text in seen)
+
+
+def test_look_alikes_keep_case_and_are_single_letters():
+    for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        for other in noise.look_alikes(letter):
+            assert len(other) == 1 and other != letter
+            assert other.isupper() == letter.isupper()
+            assert unicodedata.name(other).startswith(("CYRILLIC", "GREEK"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=texts)
+@pytest.mark.parametrize("lang", ["en", "fa", "it", "tr", "zh"])
+def test_zero_width_characters_come_off_and_never_stand_at_the_edge(lang, text):
+    result = made(text, "zero_width", lang)
+    if isinstance(result, EditedText):
+        assert all(0 < edit.start < len(graphemes(text)) and edit.source == "" for edit in result.edits)
+        assert result.text[0] == text[0] and result.text[-1] == text[-1]
+
+
+STYLES = ("mathematical_bold", "mathematical_script", "double_struck", "fullwidth", "enclosed")
+
+
+@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_styles_are_undone_by_nfkc(name, form):
+    latin = "".join(chr(c) for c in range(0x21, 0x250) if chr(c).isalnum() and unicodedata.normalize("NFKC", chr(c)) == chr(c))
+    text = unicodedata.normalize(form, " ".join(latin[i : i + 7] for i in range(0, len(latin), 7)))
+    result = made(text, name, "it")
+    assert unicodedata.normalize("NFKC", result.text) == unicodedata.normalize("NFKC", text)
+    plain = [c for c in unicodedata.normalize("NFD", result.text) if c.isascii() and c.isalpha()]
+    assert not plain, f"left unstyled: {plain}"
+
+
+def test_turkish_case_is_turkish():
+    assert str(made("ışık iğne", "uppercase", "tr")) == "IŞIK İĞNE"
+    assert str(made("IŞIK İĞNE", "lowercase", "tr")) == "ışık iğne"
+    assert str(made("iğne", "uppercase", "en")) == "IĞNE"
+
+
+SAMPLE = sorted({*range(0, 2200), *(10**k + d for k in range(3, 12) for d in (-1, 0, 1, 2)), *random.Random(0).choices(range(10**12), k=1500)})
+
+
+def census(lang):
+    num2words = pytest.importorskip("num2words").num2words
+    return {n: num2words(n, lang=lang) for n in SAMPLE if n < 10**12}
+
+
+def test_english_numbers_agree_with_num2words():
+    wrong = {n: said for n, said in census("en").items() if notation.number_words(n, "en") != said.replace(",", "").replace(" and ", " ")}
+    assert not wrong
+
+
+def test_farsi_numbers_agree_with_num2words():
+    assert not {n: said for n, said in census("fa").items() if notation.number_words(n, "fa") != said}
+
+
+def test_italian_numbers_agree_with_num2words_but_for_its_slips():
+    # it leaves out the accent of centoventitré and writes centodicotto for centodiciotto
+    def plain(said):
+        return said.replace(",", "").replace(" e ", " ").replace("é", "e").replace("dicotto", "diciotto")
+
+    wrong = {n: (said, ours) for n, said in census("it").items() if plain(ours := notation.number_words(n, "it")) != plain(said)}
+    assert not wrong
+
+
+def test_turkish_numbers_agree_with_num2words_but_for_its_slips():
+    # it writes the words together, and drops "bir" in 21 thousand and the like
+    def joined(n):
+        return notation.number_words(n, "tr").replace(" ", "")
+
+    wrong = {n: said for n, said in census("tr").items() if joined(n) != said and "birbin" not in joined(n)}
+    assert not wrong
+    assert notation.number_words(691_030, "tr") == "altı yüz doksan bir bin otuz"
+
+
+def read_chinese(words):
+    digit, section, total = 0, 0, 0
+    for c in words:
+        if c in "零一二三四五六七八九两":
+            digit = 2 if c == "两" else "零一二三四五六七八九".index(c)
+        elif c in "十百千":
+            section, digit = section + (digit or 1) * {"十": 10, "百": 100, "千": 1000}[c], 0
+        else:
+            unit = {"万": 10**4, "亿": 10**8}[c]
+            section, digit = section + digit, 0
+            total, section = total + section * unit, 0
+    return total + section + digit
+
+
+def test_chinese_numbers_read_back():
+    wrong = {n: notation.number_words(n, "zh") for n in SAMPLE if n < 10**12 and read_chinese(notation.number_words(n, "zh")) != n}
+    assert not wrong
+
+
+def test_chinese_zeros_are_said_once():
+    for n, said in {10_005: "一万零五", 100_500: "十万零五百", 1_001_000: "一百万一千", 20_000_010: "两千万零一十", 100_000_001: "一亿零一",
+                    202_000: "二十万两千"}.items():  # fmt: skip
+        got = notation.number_words(n, "zh").replace("二千", "两千")
+        assert got == said
+    assert not [n for n in SAMPLE if "零零" in notation.number_words(n, "zh") or notation.number_words(n, "zh").endswith("零") and n]
+
+
+@pytest.mark.parametrize(("lang", "text", "said"), [
+    ("en", "Water boils at 100 degrees, -5 is cold.", "Water boils at one hundred degrees, minus five is cold."),
+    ("it", "L'8 e il 23, 1.000 lire e 3,05", "L'otto e il ventitré, mille lire e tre virgola zero cinque"),
+    ("it", "1 gatto e 2 cani", "1 gatto e due cani"),
+    ("tr", "7'dir, 4'ü, 40'ı, %25", "yedidir, dördü, kırkı, yüzde yirmi beş"),
+    ("fa", "۱۲۰ دقیقه و ۳٫۵", "صد و بیست دقیقه و سه ممیز پنج"),
+    ("zh", "2个人, 第2年, 2025年, 2分之1, 20%", "两个人, 第二年, 二零二五年, 二分之一, 百分之二十"),
+])  # fmt: skip
+def test_numbers_in_running_text(lang, text, said):
+    assert str(made(text, "spelled_out", lang)) == said
+
+
+@pytest.mark.parametrize("text", ["2025-08-29", "12:30", "H2O", "3D", "1.2.3.4", "$5", "30°C", "x^2", "1st", "5-6"])
+def test_what_only_has_digits_is_left(text):
+    for lang in ("en", "it", "tr"):
+        result = made(f"a {text} b", "spelled_out", lang)
+        assert not isinstance(result, EditedText), f"{lang}: {result}"
+
+
+def test_pinyin_follows_the_phrase():
+    assert str(made("银行行长去重庆旅行", "optional_diacritics", "zh")) == "yín háng háng zhǎng qù chóng qìng lǚ xíng"
+    assert str(made("女儿", "romanization", "zh")) == "nv er"
+
+
+def test_every_embedded_farsi_question_can_be_romanised_or_says_why():
+    questions = [json.loads(line) for name in ("benchmark/general.jsonl", "benchmark/cldr_items.jsonl")
+                 for line in data_path(name).read_text(encoding="utf-8").splitlines()]  # fmt: skip
+    results = [made(q["question"], "romanization", "fa") for q in questions if q["lang"] == "fa"]
+    done = [r for r in results if isinstance(r, EditedText)]
+    assert len(done) >= 0.9 * len(results)
+    assert not [r.text for r in done if any("\u0600" <= c <= "\u06ff" for c in r.text)]
+
+
+def test_persian_lexicon_is_consistent():
+    rows = [line.split("\t") for line in data_path("perturb/fa_words.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert all(len(row) == 3 for row in rows)
+    bare = [orthography._harakat.sub("", row[0]) for row in rows]
+    assert len(set(bare)) == len(bare), sorted(w for w in bare if bare.count(w) > 1)
+    assert all(row[1].isascii() for row in rows)
+    assert {row[2] for row in rows} <= {"noun", "name", "verb", "light", "copula", "other", "numeral", "determiner", "superlative", "ezafe"}
+
+
+def test_holes_of_the_mathematical_block_are_filled():
+    for style in ("BOLD", "ITALIC", "SCRIPT", "FRAKTUR", "DOUBLE-STRUCK", "MONOSPACE"):
+        made_of = [styling.math_letter(c, style) for c in styling._ascii_letters]
+        assert len(set(made_of)) == 52
+        assert all(unicodedata.name(c, "") and c not in styling._ascii_letters for c in made_of), f"{style} has a hole"

@@ -1,0 +1,255 @@
+"""Log-likelihoods against a naive forward, for several architectures: what a lesson with one tiny Llama cannot show."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toksuite_nb.lm import LM, TokenPath, length_buckets, load_lm, token_tree
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+V = 64
+
+
+class Letters:
+    name, specials, vocab_size = "letters", {"bos": 1, "eos": 2}, V
+
+    def encode(self, texts):
+        return [[3 + byte % (V - 3) for byte in text.encode()] for text in texts]
+
+
+def build(kind, config, seed=0, **settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = kind(config(vocab_size=V, **settings))
+        for parameter in model.parameters():  # large enough that positions and masks matter
+            torch.nn.init.normal_(parameter, std=0.25)
+    return model.eval()
+
+
+ROPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "llama": lambda: build(tf.LlamaForCausalLM, tf.LlamaConfig, **ROPE),
+    "gpt2": lambda: build(
+        tf.GPT2LMHeadModel, tf.GPT2Config, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
+    ),
+    "gpt-neox": lambda: build(
+        tf.GPTNeoXForCausalLM,
+        tf.GPTNeoXConfig,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    ),
+    "opt": lambda: build(
+        tf.OPTForCausalLM,
+        tf.OPTConfig,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+    ),
+    "gemma2": lambda: build(
+        tf.Gemma2ForCausalLM, tf.Gemma2Config, head_dim=8, sliding_window=9, final_logit_softcapping=3.0, **ROPE
+    ),
+    "mistral": lambda: build(tf.MistralForCausalLM, tf.MistralConfig, sliding_window=9, **ROPE),
+    "bloom": lambda: build(tf.BloomForCausalLM, tf.BloomConfig, hidden_size=32, n_layer=2, n_head=4),
+    "mamba": lambda: build(tf.MambaForCausalLM, tf.MambaConfig, hidden_size=32, num_hidden_layers=2, state_size=4),
+}
+PACKS = {
+    "llama": True,
+    "gpt2": True,
+    "gpt-neox": True,
+    "opt": True,
+    "gemma2": True,
+    "mistral": True,
+    "bloom": False,
+    "mamba": False,
+}
+
+
+def naive(model, path):
+    """Log-probabilities of the scored tokens from one plain forward over one text."""
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([path.ids])).logits[0].double().log_softmax(-1)
+    return np.array([logprobs[i - 1, path.ids[i]].item() for i in range(path.start, len(path.ids))])
+
+
+def random_groups(seed, n=9):
+    """Items whose options share beginnings, are prefixes of each other, or are equal."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for _ in range(n):
+        context = (1, *rng.integers(3, V, rng.integers(0, 9)).tolist())
+        shared = tuple(rng.integers(3, V, rng.integers(0, 3)).tolist())
+        tails = [tuple(rng.integers(3, V, rng.integers(1, 5)).tolist()) for _ in range(3)]
+        options = [*(shared + tail for tail in tails), shared + tails[0] + (7,), shared + tails[1]]
+        groups.append([TokenPath(context + option, len(context)) for option in options])
+    return groups
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probabilities_equal_a_naive_forward_one_by_one(name):
+    model = MODELS[name]()
+    lm, groups = LM(model, Letters()), random_groups(1)
+    found = lm.logprobs(groups)
+    for group, values in zip(groups, found, strict=True):
+        for path, value in zip(group, values, strict=True):
+            error = np.abs(value - naive(model, path)).max()
+            assert error < 1e-5, f"{name}: off by {error:.1e}; a branch sees another, or its positions are wrong"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_packing_is_used_where_the_architecture_allows_it(name):
+    assert LM(MODELS[name](), Letters()).packs is PACKS[name], f"{name}: the probe misjudges this architecture"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_batch_size_and_packing_do_not_change_results(name):
+    model, groups = MODELS[name](), random_groups(2, n=20)
+    reference = LM(model, Letters(), packing=False).logprobs(groups, batch_tokens=1)
+    for packing in (True, False):
+        for batch_tokens in (1, 60, 4096):
+            found = LM(model, Letters(), packing=packing).logprobs(groups, batch_tokens=batch_tokens)
+            for a, b in zip(found, reference, strict=True):
+                for x, y in zip(a, b, strict=True):
+                    np.testing.assert_allclose(x, y, atol=1e-5, err_msg="padding or another row leaks into a text")
+
+
+def test_global_state_and_model_are_left_as_they_were():
+    model = MODELS["gpt2"]().train()
+    before = torch.random.get_rng_state()
+    first = LM(model, Letters()).logprobs(random_groups(3))
+    second = LM(model, Letters()).logprobs(random_groups(3))
+    assert torch.equal(before, torch.random.get_rng_state()), "scoring drew from the global generator"
+    assert all(module.training for module in model.modules()), "the training mode was not restored"
+    assert not model.get_output_embeddings()._forward_pre_hooks, "the hook in front of the head is still there"
+    assert all((x == y).all() for a, b in zip(first, second, strict=True) for x, y in zip(a, b, strict=True)), (
+        "dropout was on"
+    )
+
+
+def test_the_head_runs_only_where_a_token_is_scored():
+    model = MODELS["llama"]()
+    lm, seen = LM(model, Letters()), []
+    assert lm.packs
+    context = tuple(range(3, 43))
+    paths = [
+        TokenPath((1, *context, 50, 51), 41),
+        TokenPath((1, *context, 50, 52), 41),
+        TokenPath((1, *context, 53), 41),
+    ]
+    handle = model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    lm.logprobs([paths])
+    handle.remove()
+    assert seen == [torch.Size([1, 2, V])], (
+        f"logits were made for other positions than the two that predict a target: {seen}"
+    )
+
+
+def test_equal_options_get_exactly_equal_numbers():
+    path = TokenPath((1, 5, 6, 7), 2)
+    a, b = LM(MODELS["llama"](), Letters()).logprobs([[path, path]])[0]
+    assert (a == b).all(), "equal texts must share their nodes, or ties are broken by rounding"
+
+
+def test_half_precision_is_close_and_computed_in_float32():
+    model, groups = MODELS["llama"](), random_groups(4)
+    full = LM(model, Letters()).logprobs(groups)
+    half = LM(MODELS["llama"]().to(torch.bfloat16), Letters()).logprobs(groups)
+    errors = [np.abs(x - y).mean() for a, b in zip(full, half, strict=True) for x, y in zip(a, b, strict=True)]
+    assert np.mean(errors) < 0.3, "bfloat16 log-probabilities are far from float32"
+
+
+def test_out_of_memory_halves_the_batch():
+    model, groups = MODELS["llama"](), random_groups(5)
+    expected, forward, sizes = LM(model, Letters()).logprobs(groups), model.forward, []
+
+    def small(*args, input_ids, **kwargs):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("pretended")
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    model.forward = small
+    found = LM(model, Letters()).logprobs(groups)
+    assert max(sizes) > 2, "the test never asked for a batch that does not fit"
+    for a, b in zip(found, expected, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_one_item_too_large_for_memory_is_a_clear_error():
+    model = MODELS["llama"]()
+    lm = LM(model, Letters())
+    assert lm.packs
+
+    def none(*args, **kwargs):
+        raise torch.OutOfMemoryError("pretended")
+
+    model.forward = none
+    with pytest.raises(MemoryError, match=r"LM: one item of 2 tokens must fit into the device's memory"):
+        lm.logprobs([[TokenPath((1, 5, 6), 1)]])
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match=r"token ids must lie in 0 \.\. 63, got 64 .*smaller than the tokenizer's"):
+        LM(MODELS["llama"](), Letters()).logprobs([[TokenPath((1, 64), 1)]])
+
+
+def test_no_items_give_no_numbers():
+    assert LM(MODELS["llama"](), Letters()).logprobs([]) == []
+
+
+def test_a_saved_model_gives_the_same_numbers(tmp_path):
+    pytest.importorskip("toksuite_nb.tokenizer")
+    model, groups = MODELS["llama"](), random_groups(6, n=2)
+    model.save_pretrained(tmp_path / "tiny")
+    lm = load_lm(tmp_path / "tiny", Letters())
+    assert (lm.name, lm.bos) == ("tiny", 1)
+    for a, b in zip(lm.logprobs(groups), LM(model, Letters()).logprobs(groups), strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=2, max_size=7), st.integers(1, 6)), min_size=1, max_size=6)
+)
+def test_every_path_can_be_read_back_from_its_tree(drawn):
+    paths = [TokenPath(tuple(ids), min(start, len(ids) - 1)) for ids, start in drawn]
+    tree = token_tree(paths)
+    histories = [tuple(tree.ids[row].tolist()) for row in tree.visible]
+    assert len(set(histories)) == len(tree), "one history is fed twice"
+    for path, route in zip(paths, tree.routes, strict=True):
+        assert tree.targets[list(route)].tolist() == list(path.ids[path.start :])
+        for i, target in enumerate(route):
+            assert histories[tree.sources[target]] == path.ids[: path.start + i], (
+                "a token is predicted after another history"
+            )
+    assert tree.positions.tolist() == [len(history) - 1 for history in histories]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 40), st.integers(1, 9))
+def test_buckets_hold_each_tree_once_and_keep_both_budgets(lengths, batch_tokens, batch_targets):
+    trees = [token_tree([TokenPath(tuple(range(n + 1)), max(1, n - 1))]) for n in lengths]
+    batches = length_buckets(trees, batch_tokens=batch_tokens, batch_targets=batch_targets)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(trees)))
+    for batch in batches:
+        if len(batch) > 1:
+            assert len(batch) * max(len(trees[i]) for i in batch) <= batch_tokens
+            assert sum(len(trees[i].targets) for i in batch) <= batch_targets

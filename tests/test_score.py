@@ -1,0 +1,304 @@
+"""Scoring rules against hand-made forwards and real tokenizers; malformed input; equal results for any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import transformers as tf
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders as backend_decoders
+from tokenizers import models, pre_tokenizers, processors, trainers
+
+from toksuite_nb.core import check_frame, item_schema, score_schema
+from toksuite_nb.lm import LM
+from toksuite_nb.robustness import verdicts
+from toksuite_nb.score import audit_specials, choice_scores, score
+from toksuite_nb.tokenizer import load_tokenizer
+
+CORPUS = [
+    "the colour of the sky is blue",
+    "the colour of the grass is green",
+    "the capital of Italy is Rome",
+    "gökyüzünün rengi mavi",
+    "il colore del cielo è blu",
+    "天空的颜色是蓝色",
+    "رنگ آسمان آبی است",
+] * 20
+
+
+def bpe(across_spaces: bool, closing: bool = False):
+    backend = Backend(models.BPE(unk_token=None))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_spaces)
+    backend.decoder = backend_decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    if closing:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return backend
+
+
+def llama(vocab_size=420, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = tf.LlamaForCausalLM(
+            tf.LlamaConfig(
+                vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+            )
+        )
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def make(rows):
+    base = {
+        "lang": "en",
+        "domain": "toy",
+        "category": "toy",
+        "perturbation": "canonical",
+        "answer": 0,
+        "delimiter": " ",
+        "source": "test",
+    }
+    full = [base | {"set_id": row["item_id"], "canonical_id": row["item_id"]} | row for row in rows]
+    return pl.DataFrame(full, schema={c.name: c.dtype for c in item_schema.columns})
+
+
+ITEMS = make(
+    [
+        {"item_id": "en", "question": "the colour of the sky is", "choices": ["blue", "blue green", "green", "Rome"]},
+        {
+            "item_id": "tr",
+            "lang": "tr",
+            "question": "gökyüzünün rengi",
+            "choices": ["mavi", "yeşil", "kırmızı", "sarı"],
+            "answer": 2,
+        },
+        {
+            "item_id": "fa",
+            "lang": "fa",
+            "question": "رنگ آسمان",
+            "choices": ["آبی", "سبز", "زرد", "می‌شود"],
+            "answer": 1,
+        },
+        {
+            "item_id": "zh",
+            "lang": "zh",
+            "question": "天空的颜色是",
+            "choices": ["蓝色", "蓝", "红色", "👨‍👩‍👧"],
+            "answer": 3,
+        },
+    ]
+)
+
+
+def total(model, ids, start):
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(logprobs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+
+
+@pytest.mark.parametrize("across_spaces", [False, True])
+def test_scores_equal_a_naive_forward_over_each_full_string(across_spaces):
+    model, tokenizer = llama(), load_tokenizer(bpe(across_spaces), name="bpe")
+    scores = check_frame(score(model, tokenizer, ITEMS, show_progress=False), score_schema, "test")
+    for row in scores.iter_rows(named=True):
+        item = ITEMS.row(by_predicate=pl.col("item_id") == row["item_id"], named=True)
+        text = item["question"] + " " + item["choices"][row["choice"]]
+        bos = [] if row["bos"] is None else [row["bos"]]
+        ids = bos + tokenizer.encode([text])[0]
+        assert row["n_tokens"] + row["n_context"] == len(ids)
+        assert abs(row["loglikelihood"] - total(model, ids, row["n_context"])) < 1e-5
+
+
+def test_the_scored_text_is_delimiter_and_option_and_the_same_tail_of_the_question():
+    tokenizer = load_tokenizer(bpe(True), name="across")
+    scores = score(llama(), tokenizer, ITEMS, show_progress=False)
+    assert "merged" in scores["boundary"].to_list(), "this tokenizer merges across spaces: some join must be spanned"
+    for row in scores.iter_rows(named=True):
+        item = ITEMS.row(by_predicate=pl.col("item_id") == row["item_id"], named=True)
+        ids = tokenizer.encode([item["question"] + " " + item["choices"][row["choice"]]])[0]
+        scored = b"".join(tokenizer.pieces[i] for i in ids[len(ids) - row["n_tokens"] :])
+        asked = tokenizer.encode([item["question"]])[0]
+        tail = b"".join(tokenizer.pieces[i] for i in asked[len(asked) - row["tail"] :] if row["tail"])
+        assert scored == tail + b" " + item["choices"][row["choice"]].encode(), "text was dropped, repeated or altered"
+
+
+def test_lm_eval_rule_scores_what_follows_the_questions_token_count():
+    model, tokenizer = llama(), load_tokenizer(bpe(True), name="across")
+    items = make(
+        [{"item_id": "x", "question": "il colore del cielo  ", "choices": ["azzurro", "verde"], "delimiter": " "}]
+    )
+    scores = score(model, tokenizer, items, "lm_eval", show_progress=False)
+    context = tokenizer.encode(["il colore del cielo"])[0]
+    bos = [tokenizer.specials["bos"]] if "bos" in tokenizer.specials else []
+    for choice, found in zip(["azzurro", "verde"], scores["loglikelihood"], strict=True):
+        whole = tokenizer.encode(["il colore del cielo   " + choice])[0]
+        fed = bos + context + whole[len(context) :]
+        assert abs(found - total(model, fed, len(bos + context))) < 1e-5
+
+
+def test_rules_agree_where_no_token_spans_the_join():
+    model, tokenizer = llama(), load_tokenizer(bpe(False), name="words")
+    reference = score(model, tokenizer, ITEMS, show_progress=False)
+    assert reference["boundary"].unique().to_list() == ["clean"]
+    for rule in ("lm_eval", "separate", "fixed_split", "last_n"):
+        other = score(model, tokenizer, ITEMS, rule, show_progress=False)
+        np.testing.assert_allclose(other["loglikelihood"], reference["loglikelihood"], atol=1e-5, err_msg=rule)
+        assert other["rule"].unique().to_list() == [rule]
+
+
+def test_batch_size_and_packing_change_no_score_and_no_verdict():
+    model, tokenizer = llama(), load_tokenizer("bytes")
+    model = llama(tokenizer.vocab_size)
+    reference = score(model, tokenizer, ITEMS, show_progress=False)
+    answers = verdicts(reference, ITEMS).drop("margin")
+    for lm in (LM(model, tokenizer), LM(model, tokenizer, packing=False)):
+        for batch_tokens in (1, 90, 4096):
+            found = score(lm, None, ITEMS, batch_tokens=batch_tokens, show_progress=False)
+            np.testing.assert_allclose(found["loglikelihood"], reference["loglikelihood"], atol=1e-4)
+            assert verdicts(found, ITEMS).drop("margin", "model").equals(answers.drop("model"))
+
+
+class Closing:
+    """A tokenizer as users pass it: special tokens come with every text."""
+
+    def __init__(self):
+        self.backend = bpe(False, closing=True)
+        self.name, self.specials, self.vocab_size = "closing", {"bos": 0, "eos": 1}, self.backend.get_vocab_size()
+
+    def encode(self, texts):
+        return [self.backend.encode(text).ids for text in texts]
+
+
+def test_a_closing_token_is_found_and_refused():
+    found = audit_specials(Closing(), bos=0)
+    assert found.filter("refused").select("check", "id").rows() == [("appended", 1), ("double BOS", 0)]
+    with pytest.raises(
+        ValueError, match=r"got appended 1 and double BOS 0 for tokenizer 'closing'\. A closing token would be scored"
+    ):
+        score(llama(), Closing(), ITEMS)
+
+
+def test_the_toolkits_own_wrapper_encodes_text_only():
+    tokenizer = load_tokenizer(bpe(False, closing=True), name="wrapped")
+    assert not audit_specials(tokenizer, bos=tokenizer.specials.get("bos"))["refused"].any()
+
+
+@pytest.mark.parametrize("name", ["bytes", "tekken", "mistral-spm"])
+def test_real_tokenizers_pass_the_audit(name):
+    tokenizer = load_tokenizer(name)
+    assert not audit_specials(tokenizer, bos=tokenizer.specials.get("bos"))["refused"].any()
+
+
+def test_rows_with_a_reason_are_skipped():
+    items = ITEMS.with_columns(reason=pl.when(pl.col("item_id") == "zh").then(pl.lit("no such letter")))
+    assert score(llama(), load_tokenizer(bpe(False)), items, show_progress=False)[
+        "item_id"
+    ].unique().sort().to_list() == ["en", "fa", "tr"]
+    with pytest.raises(ValueError, match="needs at least one item with a text, got 4 rows, all with a reason"):
+        score(llama(), load_tokenizer(bpe(False)), ITEMS.with_columns(reason=pl.lit("none")))
+
+
+def test_malformed_items_are_refused_in_one_message():
+    items = make(
+        [
+            {"item_id": "twins", "question": "q", "choices": ["a", "a"]},
+            {"item_id": "lonely", "question": "q", "choices": ["a"]},
+            {"item_id": "far", "question": "q", "choices": ["a", "b"], "answer": -1},
+            {"item_id": "void", "question": "q", "choices": ["a", ""]},
+            {"item_id": "null", "question": None, "choices": ["a", "b"]},
+            {"item_id": "null", "question": "q", "choices": ["a", "b"]},
+        ]
+    )
+    with pytest.raises(ValueError) as caught:
+        score(llama(), load_tokenizer(bpe(False)), items)
+    message = str(caught.value)
+    for part in (
+        "'twins': duplicate options ['a']",
+        "'lonely': 1 option(s)",
+        "'far': answer -1 for 2 options",
+        "'void': an empty option",
+        "'null': question or options are null without a reason",
+        "and 1 more",
+        "audit(items)",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_an_empty_question_needs_bos():
+    items = make([{"item_id": "bare", "question": "", "choices": ["yes", "no"]}])
+    tokenizer = load_tokenizer("bytes")
+    with pytest.raises(
+        ValueError, match=r"a token must stand before the scored ones, got none for item 'bare'.* pass bos=<token id>"
+    ):
+        score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, show_progress=False)
+    scores = score(llama(tokenizer.vocab_size), tokenizer, items, bos=tokenizer.specials["eos"], show_progress=False)
+    assert scores["boundary"].to_list() == ["special"] * 2
+    assert scores["n_tokens"].to_list() == [4, 3]
+
+
+def test_a_model_smaller_than_its_tokenizer_is_refused():
+    with pytest.raises(
+        ValueError, match="the model's vocabulary must cover the tokenizer's, got 100 embeddings and token ids up to"
+    ):
+        score(llama(100), load_tokenizer("bytes"), ITEMS)
+
+
+def test_delimiters_can_differ_by_language():
+    model, tokenizer = llama(), load_tokenizer(bpe(False))
+    scores = score(model, tokenizer, ITEMS, delimiter={"en": " ", "tr": " ", "fa": " ", "zh": ""}, show_progress=False)
+    assert scores.group_by("item_id", maintain_order=True).agg(pl.col("delimiter").first())["delimiter"].to_list() == [
+        " ",
+        " ",
+        " ",
+        "",
+    ]
+    with pytest.raises(
+        ValueError, match=r"delimiter must name every language of the items, got none for \['fa', 'tr', 'zh'\]"
+    ):
+        score(model, tokenizer, ITEMS, delimiter={"en": " "})
+
+
+def test_options_that_normalise_to_the_same_tokens_tie_exactly():
+    class Lower:
+        name, specials, vocab_size = "lower", {"bos": 1}, 259
+
+        def encode(self, texts):
+            return [[b + 3 for b in text.lower().encode()] for text in texts]
+
+    items = make([{"item_id": "case", "question": "which?", "choices": ["Blue", "blue", "red"]}])
+    scores = score(llama(259), Lower(), items, show_progress=False)
+    assert scores["loglikelihood"][0] == scores["loglikelihood"][1]
+
+
+def test_an_option_the_tokenizer_drops_still_leaves_a_token_to_score():
+    class NoMarks:
+        name, specials, vocab_size = "no marks", {"bos": 1}, 259
+
+        def encode(self, texts):
+            return [[b + 3 for b in text.replace("\u200c", "").rstrip().encode()] for text in texts]
+
+    items = make([{"item_id": "marks", "question": "which?", "choices": ["\u200c", "no"]}])
+    scores = score(llama(259), NoMarks(), items, show_progress=False)
+    assert scores["n_tokens"].to_list() == [1, 4]
+    assert scores["tail"].to_list() == [1, 1]
+
+
+def test_lengths_are_code_points_and_bytes_of_the_option_alone():
+    scores = score(llama(), load_tokenizer(bpe(False)), ITEMS, show_progress=False).filter(item_id="zh")
+    assert scores["n_chars"].to_list() == [2, 1, 2, 5]
+    assert scores["n_bytes"].to_list() == [6, 3, 6, 18]
+    values = choice_scores(scores, norm=["sum", "byte"])
+    assert values["norm"].unique(maintain_order=True).to_list() == ["sum", "byte"]
+    np.testing.assert_allclose(values.filter(norm="byte")["value"], scores["loglikelihood"] / scores["n_bytes"])
