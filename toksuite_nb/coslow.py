@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['confidence', 'select_low_confidence', 'CosLow', 'cos_low']
 
-# %% ../nbs/41_coslow.ipynb #6e1e0a6e
+# %% ../nbs/41_coslow.ipynb #dda4077d
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 import inspect
-from typing import Any, Literal
+from typing import Any, SupportsIndex
 import warnings
 
 from jaxtyping import Float
@@ -20,12 +20,12 @@ import torch
 from .core import check_frame, derive_rng, gram_schema, progress
 from .gradients import Gram, as_tokenizer, start_ids
 
-# %% ../nbs/41_coslow.ipynb #257159ca
+# %% ../nbs/41_coslow.ipynb #b8641789
 def confidence(
     model: torch.nn.Module,  # Causal LM in Hugging Face form
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
     prompts: Sequence[str]
-    | Sequence[Sequence[int]],  # Texts up to the answer, or their token ids (then taken as they are)
+    | Sequence[Sequence[SupportsIndex]],  # Texts up to the answer, or their token ids (then taken as they are)
     *,
     max_new_tokens: int = 30,  # Longest answer, >= 1
     batch_size: int = 16,  # Prompts per forward pass, >= 1
@@ -154,18 +154,16 @@ def _measured(
         out |= {"confidence": float(probabilities.mean()), "perplexity": float(np.exp(-np.log(probabilities).mean()))}
     return out
 
-# %% ../nbs/41_coslow.ipynb #bfb17b19
+# %% ../nbs/41_coslow.ipynb #f545b098
 def select_low_confidence(
     confidences: pl.DataFrame
-    | Sequence[float | None]
+    | Sequence[float | int | None]
     | Float[np.ndarray, " examples"],  # Of `confidence`, or one number for each prompt
     *,
-    fraction: float = 0.1,  # Least confident share of the pool to draw from, in (0, 1]
+    fraction: float | int = 0.1,  # Least confident share of the pool to draw from, in (0, 1]
     n: int = 32,  # How many to draw, >= 2
     seed: int = 0,  # Seed of the draw, recorded in the result
-    measure: Literal[
-        "confidence", "perplexity"
-    ] = "confidence",  # Least confident is lowest confidence, or highest perplexity
+    measure: str = "confidence",  # `confidence` (lowest first) or `perplexity` (highest first)
 ) -> (
     pl.DataFrame
 ):  # `i`, the measure, `rank` from the least confident (0), `pool` (its size), `seed`; in the order of `i`

@@ -123,7 +123,7 @@ def freeze_keyboards(
     )
     return path
 
-# %% ../nbs/13_noise.ipynb #36c30aee
+# %% ../nbs/13_noise.ipynb #96f7174f
 _row_starts = {"E": 0.0, "D": 0.5, "C": 0.75, "B": 1.25}
 
 
@@ -135,7 +135,7 @@ def key_neighbours(
     boards = json.loads(data_path("perturb/keyboards.json").read_text(encoding="utf-8"))
     if lang not in boards:
         raise KeyError(f"key_neighbours: unknown layout language {lang!r}. Known are {sorted(boards)}.")
-    places = {}
+    places: dict[tuple[int, str], tuple[int, float]] = {}
     for key, letters in boards[lang].items():
         row, column = (
             ("C", 12) if key == "BKSL" else (key[1], int(key[2:]))
@@ -187,7 +187,7 @@ def homophones(
     "Common characters an input method offers for the same syllable."
     return [(other, n) for other, n in _homophones().get(syllable, []) if other != character and n][:5]
 
-# %% ../nbs/13_noise.ipynb #81a122a6
+# %% ../nbs/13_noise.ipynb #ba85935e
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
@@ -201,7 +201,7 @@ def han_readings(
 
     readings: dict[int, str] = {}
     for run in _han.finditer(text):
-        said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=lambda unknown: list(unknown))
+        said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=list)
         readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
     return readings
 
@@ -317,7 +317,7 @@ ocr_errors = register(Perturbation(
     name="ocr_errors", category="noise", langs=("en", "fa", "it", "tr", "zh"), unit="share of confusable shapes misread",
     source="TokSuite ocr_errors; own tables of shapes", edit=_ocr_errors))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #3f0ac0ab
+# %% ../nbs/13_noise.ipynb #e1792861
 # listed by UTS 39, but told apart in common fonts
 _unlike = frozenset(
     "\u03b1\u03b3\u03b9\u03c3\u03c5\u03d2\u03f1\u03fa\u0433\u0461\u0475\u04af\u04bd\u04cf\u1d26\u1fbe\ua647"
@@ -345,8 +345,8 @@ def look_alikes(
     letter: str,  # A Latin letter, with or without marks, or a Chinese character
 ) -> list[str]:  # Confusable letters of another script, with the same marks; empty if there is none
     "Letters of UTS 39 that cannot be told from `letter` by eye."
-    base, *marks = unicodedata.normalize("NFD", letter)
-    return [unicodedata.normalize("NFC", other + "".join(marks)) for other in _look_alikes().get(base, [])]
+    plain = unicodedata.normalize("NFD", letter)
+    return [unicodedata.normalize("NFC", other + plain[1:]) for other in _look_alikes().get(plain[0], [])]
 
 # %% ../nbs/13_noise.ipynb #cd2240ed
 _persian_inside = {"ی": "ي", "ک": "ك"}

@@ -194,12 +194,12 @@ def _fraction_words(digits: str, lang: str) -> str:
         return _one_by_one(digits, lang)
     return " ".join([_zero[lang]] * (len(digits) - len(rest)) + [number_words(int(rest), lang)])
 
-# %% ../nbs/17_notation.ipynb #74ab89d5
+# %% ../nbs/17_notation.ipynb #9a8d0302
 _numeral = r"[0-9۰-۹٠-٩]+(?:[.,٬٫][0-9۰-۹٠-٩]+)*"
 _foreign = r"A-Za-zÀ-ɏ"
 _apart = "$€£¥₺^°#"  # a number that one of these touches is a price, a power, a temperature: read otherwise
 _number_in_text = re.compile(
-    rf"(?<![\w.,٬٫:/\-−'’%٪％{_apart}])(?P<left>[%٪])?(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[ \u00a0]?[%٪％])?"
+    rf"(?:(?<![\w.,٬٫:/\-−'’%٪％{_apart}])|(?<=[^\W\d_]['’]))(?P<left>[%٪])?(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[ \u00a0]?[%٪％])?"
     rf"(?:(?P<mark>['’](?=[^\W\d_]))|(?![\w%{_apart}]|[.,٬٫:/\-−'’]\w))"
 )
 _number_in_chinese = re.compile(

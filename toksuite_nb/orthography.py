@@ -6,7 +6,7 @@
 __all__ = ['ascii_keyboard', 'arabic_keyboard', 'digits', 'traditional', 'romanization', 'optional_diacritics', 'letter_edits',
            'PersianReading', 'read_word', 'read_persian']
 
-# %% ../nbs/14_orthography.ipynb #7322cb55
+# %% ../nbs/14_orthography.ipynb #c9bb9a79
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from .edits import Edit
 from .noise import bare_letter, choose_edits, han_readings, letter_runs
 from .perturb import NotApplicable, Perturbation, register
 from .store import data_path
-from .text import graphemes
+from .text import graphemes, lower
 
 # %% ../nbs/14_orthography.ipynb #0acb8d18
 def letter_edits(
@@ -260,7 +260,7 @@ romanization = register(Perturbation(
     name="romanization", category="orthography", langs=("fa", "zh"), unit="share of words (fa) or characters (zh) in Latin letters",
     source="TokSuite romanization; own lexicon (fa); pypinyin (zh)", edit=_romanization, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #034835bf
+# %% ../nbs/14_orthography.ipynb #283a4e83
 _marked_words = {
     "en": "café cafés naïve façade cliché clichés fiancé fiancée jalapeño entrée décor début sauté purée soirée protégé soufflé crème fête rôle élite "
           "coördinate coöperate coöperation reëlect zoölogy Brontë Curaçao Málaga Zürich Bogotá Brasília Yucatán Québec",
@@ -276,9 +276,8 @@ _turkish_ending = re.compile("(?:l[ae]r)?[sn]?[ıiuü]?n?(?:d[ae]n?|y?[ae]|y?l[a
 
 
 def _unmarked(word: str) -> str:
-    return unicodedata.normalize(
-        "NFC", re.sub("[\u0300-\u0302\u0308\u0303]|(?<=c)\u0327", "", unicodedata.normalize("NFD", word))
-    )
+    bare = re.sub("(?<=[A-Za-z])[\u0300-\u0303\u0308]|(?<=[cC])\u0327", "", unicodedata.normalize("NFD", word))
+    return unicodedata.normalize("NFC", bare)
 
 
 @lru_cache(maxsize=4)
@@ -289,7 +288,7 @@ def _marks(lang: str) -> dict[str, str]:
 
 
 def _marked(word: str, lang: str, after: str) -> str:
-    marks, low = _marks(lang), word.lower()
+    marks, low = _marks(lang), lower(word, lang)
     found = marks.get(low, "")
     if lang == "tr" and not found:
         stems = [low[:k] for k in range(len(low), 2, -1) if low[:k] in marks and _turkish_ending.fullmatch(low[k:])]
@@ -297,9 +296,11 @@ def _marked(word: str, lang: str, after: str) -> str:
         found = marks[stems[0]] + low[len(stems[0]) :] if stems else "resmî" if official else ""
     if not found or len(found) != len(word):
         return word
-    return "".join(m.upper() if w.isupper() else m if m != w.lower() else w for w, m in zip(word, found, strict=True))
+    return "".join(
+        w if m == plain else m.upper() if w.isupper() else m for w, plain, m in zip(word, low, found, strict=True)
+    )
 
-# %% ../nbs/14_orthography.ipynb #7aefd3b5
+# %% ../nbs/14_orthography.ipynb #7762b407
 def _removable(parts: Sequence[str], lang: str) -> list[Edit]:
     def written(i: int, letter: str) -> str | None:
         if lang == "fa":
@@ -322,10 +323,11 @@ def _addable(text: str, parts: Sequence[str], lang: str) -> list[Edit]:
                 places.append(Edit(word.start, word.end, "".join(parts[word.start : word.end]), word.vocalised + kasra))
     else:
         runs = letter_runs(parts)
-        for run, following in zip(runs, [*runs[1:], range(0)], strict=True):
-            source = "".join(parts[run.start : run.stop])
-            target = _marked(source, lang, "".join(parts[following.start : following.stop]))
-            places.append(Edit(run.start, run.stop, source, target))
+        words = ["".join(parts[run.start : run.stop]) for run in runs]
+        marked = [_marked(word, lang, after) for word, after in zip(words, [*words[1:], ""], strict=False)]
+        places = [
+            Edit(run.start, run.stop, source, target) for run, source, target in zip(runs, words, marked, strict=True)
+        ]
     return [edit for edit in places if edit.source != edit.target]
 
 

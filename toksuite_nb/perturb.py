@@ -6,13 +6,11 @@
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'nested_sample', 'perturb', 'perturb_items',
            'not_applied', 'perturbations']
 
-# %% ../nbs/12_perturb.ipynb #a5e18f92
+# %% ../nbs/12_perturb.ipynb #47329100
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.util import find_spec
 from math import ceil, isfinite
-import sys
 from typing import Any
 
 import numpy as np
@@ -82,7 +80,7 @@ class Perturbation:
 
 _targets = ("question", "choices", "both")
 
-# %% ../nbs/12_perturb.ipynb #446e28f6
+# %% ../nbs/12_perturb.ipynb #317709b5
 _registry: dict[str, Perturbation] = {}
 _families = ("toksuite_nb.noise", "toksuite_nb.orthography", "toksuite_nb.styling", "toksuite_nb.notation")
 
@@ -111,8 +109,7 @@ def register(
 
 def _known() -> dict[str, Perturbation]:
     for family in _families:
-        if family not in sys.modules and find_spec(family):
-            import_module(family)
+        import_module(family)
     return dict(sorted(_registry.items()))
 
 
@@ -195,7 +192,7 @@ def _moves_edge(clusters: Sequence[str], head: int, tail: int, edit: Edit) -> bo
         or (edit.end == tail and last[-1:].isspace())
     )
 
-# %% ../nbs/12_perturb.ipynb #a61feac8
+# %% ../nbs/12_perturb.ipynb #de763587
 def perturb(
     text: str,  # Text to perturb; not empty
     name: str,  # Perturbation, a name of `perturbations()`
@@ -242,7 +239,8 @@ def _apply(
     if not allowed:
         return NotApplicable("nothing can be edited outside of protected spans and the text's edges")
     edited = EditedText(text, tuple(allowed))
-    return _refusal(edited) or edited
+    refusal = _refusal(edited)
+    return edited if refusal is None else refusal
 
 
 def _refusal(edited: EditedText) -> NotApplicable | None:
@@ -420,13 +418,13 @@ def not_applied(
     groups = items.filter(pl.col("reason").is_not_null()).group_by("perturbation", "lang", "reason")
     return groups.agg(n=pl.len().cast(pl.Int64)).sort("perturbation", "lang", "reason")
 
-# %% ../nbs/12_perturb.ipynb #800f79a0
+# %% ../nbs/12_perturb.ipynb #1c76d40b
 _sentences = {
-    "en": ("The cat is 12.",),
-    "fa": ("گربه ۱۲ ساله است", "کتابِ خوبِ من"),
-    "it": ("Perché ha 12 gatti?",),
-    "tr": ("İşte 12 küçük kedi", "Ilık çay"),
-    "zh": ("这只猫12岁。",),
+    "en": ("The brown cat is 12.", "Naïve café"),
+    "fa": ("گربه ۱۲ ساله است", "کتابِ خوبِ من", "یک PC نو"),
+    "it": ("Perché ha 12 gatti?", "Il prìncipe"),
+    "tr": ("İşte 12 küçük kedi", "Ilık çay", "Hâlâ kâr"),
+    "zh": ("这只猫12岁。", "Python 是什么", "二十口人", "未来的天空"),
 }
 
 

@@ -144,7 +144,7 @@ def clustered_interval(
     ends[:, some] = np.nanquantile(relative[:, some], tails, axis=0)
     return ends
 
-# %% ../nbs/33_robustness.ipynb #e217798b
+# %% ../nbs/33_robustness.ipynb #9233a69e
 def drops(
     verdicts: pl.DataFrame,  # `verdict_schema`, with the canonical items
     items: pl.DataFrame,  # `item_schema`
@@ -249,16 +249,13 @@ def _intervals(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int) -
     for names, group in sums.group_by(what, maintain_order=True):
         rng = derive_rng(seed, "drops", *(str(name) for pair in zip(what, names, strict=True) for name in pair))
         cells = group.select(who).unique().sort(who)
-        tables = []
-        for column in ("loss", "before"):
-            wide = group.select("set_id", *who, column).sort("set_id").pivot(who, index="set_id", values=column)
-            long = group.select(*who, "set_id", column)
-            grid = (
-                cells.join(wide.select("set_id"), how="cross")
-                .join(long, on=[*who, "set_id"], how="left")
-                .sort(*who, "set_id")
-            )
-            tables.append(grid[column].fill_null(0.0).to_numpy().reshape(cells.height, -1).T)
+        sets = group.select(pl.col("set_id").unique().sort())
+        grid = (
+            cells.join(sets, how="cross")
+            .join(group, on=[*who, "set_id"], how="left", maintain_order="left")
+            .fill_null(0.0)
+        )
+        tables = [grid[column].to_numpy().reshape(cells.height, sets.height).T for column in ("loss", "before")]
         low, high = clustered_interval(*tables, rng=rng, draws=draws)
         ends = cells.with_columns(pl.Series("low", low).fill_nan(None), pl.Series("high", high).fill_nan(None))
         parts.append(

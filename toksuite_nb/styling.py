@@ -43,7 +43,7 @@ def style_rule(
 
     return rule
 
-# %% ../nbs/15_styling.ipynb #91fd82c2
+# %% ../nbs/15_styling.ipynb #78153c87
 def math_letter(
     letter: str,  # One ASCII letter or digit
     style: str,  # Style as in Unicode names, e.g. `"BOLD"`, `"SCRIPT"`, `"DOUBLE-STRUCK"`
@@ -51,9 +51,10 @@ def math_letter(
     "`letter` from the mathematical alphanumerics, or from the letter-like symbols where those have a hole."
     kind = "DIGIT" if letter.isdigit() else "CAPITAL" if letter.isupper() else "SMALL"
     what = unicodedata.name(letter).split()[-1]
+    older = "BLACK-LETTER" if style == "FRAKTUR" else style
     for name in (
         f"MATHEMATICAL {style} {kind} {what}",
-        f"{style} {kind} {what}",
+        f"{older} {kind} {what}",
         "PLANCK CONSTANT" if (style, letter) == ("ITALIC", "h") else "",
     ):
         try:
@@ -62,7 +63,7 @@ def math_letter(
             continue
     return letter
 
-# %% ../nbs/15_styling.ipynb #d076cd09
+# %% ../nbs/15_styling.ipynb #2a069a4a
 _ascii_letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -72,12 +73,9 @@ def alphabet(
     "A style that maps base letters and keeps their marks."
 
     def style(part: str) -> str:
-        base, *marks = unicodedata.normalize("NFD", part)
-        return (
-            table[base] + "".join(marks)
-            if base in table and all(unicodedata.combining(mark) for mark in marks)
-            else part
-        )
+        letter = unicodedata.normalize("NFD", part)
+        base, marks = letter[0], letter[1:]
+        return table[base] + marks if base in table and all(unicodedata.combining(mark) for mark in marks) else part
 
     return style
 

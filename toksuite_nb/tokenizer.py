@@ -683,23 +683,23 @@ class HuggingFaceTokenizer(Tokenizer):
             key: json.dumps(state[key]) for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
         }
 
-# %% ../nbs/20_tokenizer.ipynb #50a1c14c
+# %% ../nbs/20_tokenizer.ipynb #211129d1
 def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> Cut:
     "A cut from the library's encoding; its offsets only say where added tokens stand and bound the search."
-    ids = encoding.ids
+    ids, offsets = encoding.ids, encoding.offsets
     literal = [
         k
         for k, i in enumerate(ids)
         if i in tokenizer._added
         and not tokenizer._added[i].normalized
-        and text[slice(*encoding.offsets[k])].strip() == tokenizer._added[i].content
+        and text[slice(*offsets[k])].strip() == tokenizer._added[i].content
     ]
     if not literal:
-        return _cut_stretch(tokenizer, text, ids, encoding.offsets)
+        return _cut_stretch(tokenizer, text, ids, offsets)
     parts: list[tuple[int, Cut]] = []
     char = token = offset = 0
     for k in [*literal, len(ids)]:
-        low, high = encoding.offsets[k] if k < len(ids) else (len(text), len(text))
+        low, high = offsets[k] if k < len(ids) else (len(text), len(text))
         stretch = text[char:low]
         parts.append((offset, _cut_stretch(tokenizer, stretch, ids[token:k], None)))
         offset += len(stretch.encode())

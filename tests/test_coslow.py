@@ -1,0 +1,210 @@
+"""Confidence against one prompt at a time, CoS-Low against the published procedure."""
+
+import itertools
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
+from toksuite_nb.gradients import Example, Gram, gradient_gram, sketch
+from toksuite_nb.store import data_dir
+
+
+class Bytes:
+    """ByT5's ids."""
+
+    def __init__(self):
+        self.specials = {"pad": 0, "eos": 1, "unk": 2}
+        self.pieces = [None] * 3 + [bytes([b]) for b in range(256)]
+
+    def encode(self, texts):
+        return [[b + 3 for b in t.encode("utf-8", "surrogatepass")] for t in texts]
+
+
+def build(kind: str = "llama") -> torch.nn.Module:
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3,
+                                          bos_token_id=None, eos_token_id=1)).double().eval()  # fmt: skip
+    config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, max_position_embeddings=128, eos_token_id=1, initializer_range=0.3)  # fmt: skip
+    return LlamaForCausalLM(config).double().eval()
+
+
+def one_by_one(model: torch.nn.Module, prompt: list[int], steps: int, stop: int) -> tuple[list[int], list[float]]:
+    ids, largest = list(prompt), []
+    for _ in range(steps):
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1).max(-1)
+        ids.append(int(best.indices))
+        if ids[-1] == stop:
+            break
+        largest.append(float(best.values))
+    return ids[len(prompt) :], largest
+
+
+PROMPTS = ["a", "capital of Peru?", "رنگ آسمان؟", "天空", "x" * 60, "👩‍👩‍👧", "\ud800?"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batched_confidence_equals_one_prompt_at_a_time(kind, batch_size):
+    model = build(kind)
+    df = confidence(model, Bytes(), PROMPTS, max_new_tokens=6, batch_size=batch_size, show=False)
+    assert df["i"].to_list() == list(range(len(PROMPTS)))
+    for row, prompt in zip(df.iter_rows(named=True), Bytes().encode(PROMPTS), strict=True):
+        _, largest = one_by_one(model, prompt, 6, stop=1)
+        counted = row["n_tokens"]
+        assert counted <= len(largest)
+        if counted == len(largest):
+            assert abs(row["confidence"] - np.mean(largest)) < 1e-9, "padding, positions or the cache changed the probabilities"
+            assert abs(row["perplexity"] - np.exp(-np.mean(np.log(largest)))) < 1e-8
+    assert df["n_tokens"].sum() > 20
+
+
+def test_answer_ends_at_the_stop_token_which_does_not_count():
+    model = build()
+    free = confidence(model, Bytes(), ["a"], max_new_tokens=6, show=False)
+    third = 3 + free["answer"][0].encode("utf-8", "replace")[0]
+    model.config.eos_token_id = model.generation_config.eos_token_id = [1, third]
+    stopped = confidence(model, Bytes(), ["a"], max_new_tokens=6, show=False)
+    assert stopped["n_tokens"].to_list() == [0] and stopped["confidence"].to_list() == [None]
+    assert stopped["note"][0] == "no token of the answer counts" and stopped["answer"][0] == ""
+
+
+def test_not_finite_probabilities_are_reported():
+    model = build()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[3 + ord("q")] = float("nan")
+    df = confidence(model, Bytes(), ["quick", "slow"], max_new_tokens=2, show=False)
+    assert df["confidence"].is_null().to_list() == [True, False]
+    assert df["note"][0] is not None
+
+
+def test_training_mode_and_token_ids_are_left_alone():
+    model = build().train()
+    texts = confidence(model, Bytes(), ["abc"], max_new_tokens=3, show=False)
+    ids = confidence(model, Bytes(), Bytes().encode(["abc"]), max_new_tokens=3, show=False)
+    assert model.training and texts.equals(ids)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "at least one prompt, got none"),
+        (["a", ""], r"at least one token in each prompt, got none in \[1\]"),
+        ([[3], [259]], r"token ids in \[0, 259\), got others in \[1\]"),
+        (["a" * 110], r"prompt and answer within 128 positions, got more in \[0\]"),
+    ],
+)
+def test_unusable_prompts_are_named(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        confidence(build(), Bytes(), prompts)
+
+
+def test_mixed_prompts_are_refused():
+    with pytest.raises(TypeError, match="all texts or all token ids, got 1 texts among 2"):
+        confidence(build(), Bytes(), ["a", [3]])
+
+
+def test_draw_comes_from_the_lowest_tenth_only():
+    values = np.random.default_rng(0).uniform(size=500)
+    drawn = select_low_confidence(values, seed=3)
+    lowest = set(np.argsort(values)[:50].tolist())
+    assert set(drawn["i"].to_list()) <= lowest and drawn["i"].n_unique() == 32 and drawn["pool"].unique().to_list() == [500]
+    assert drawn.equals(select_low_confidence(values, seed=3)) and not drawn.equals(select_low_confidence(values, seed=4))
+    highest = select_low_confidence(pl.DataFrame({"i": range(500), "perplexity": values}), seed=3, measure="perplexity")
+    assert set(highest["i"].to_list()) <= set(np.argsort(-values)[:50].tolist())
+
+
+def test_pool_of_320_is_just_enough():
+    values = np.random.default_rng(0).uniform(size=320)
+    assert sorted(select_low_confidence(values)["i"].to_list()) == sorted(np.argsort(values)[:32].tolist())
+    with pytest.raises(ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n."):
+        select_low_confidence(values[:319])
+    assert select_low_confidence(values[:100], n=10).height == 10
+    with pytest.warns(UserWarning, match="1 of 320 examples have no confidence"), pytest.raises(ValueError, match="got 31 of 319"):
+        select_low_confidence([None, *values[1:]])
+
+
+def test_value_is_the_published_procedure():
+    """Adapters with the same A, batch 1, a loop over pairs: the procedure the paper's number comes from."""
+    peft = pytest.importorskip("peft")
+    model = build().float()
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(3, 259, 5 + k), rng.integers(3, 259, 1 + k % 2)) for k in range(9)]
+    ours = cos_low(gradient_gram(model, examples, seed=5, rank=16))
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=names)).eval()
+    for name, module in adapted.named_modules():
+        if hasattr(module, "lora_A"):
+            a = module.lora_A["default"].weight
+            a.data.copy_(torch.tensor(sketch(name.removeprefix("base_model.model."), a.shape[1], rank=16, seed=5)))
+    flat = []
+    for e in examples:
+        adapted.zero_grad()
+        labels = torch.tensor([[-100] * len(e.prompt) + list(e.answer)])
+        adapted(input_ids=torch.tensor([[*e.prompt, *e.answer]]), labels=labels).loss.backward()
+        flat.append(torch.cat([p.grad.flatten() for p in adapted.parameters() if p.grad is not None]))
+    pairs = [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in itertools.combinations(flat, 2)]
+    assert abs(ours.value - np.median(pairs)) < 1e-4 and ours.n_pairs == len(pairs) == 36
+
+
+def test_interval_holds_the_value_and_depends_on_the_seed_alone():
+    x = np.random.default_rng(0).normal(size=(32, 40)) + 0.5
+    gram = Gram(x @ x.T, np.zeros(32), "full")
+    result = cos_low(gram, seed=1)
+    assert result.low < result.value < result.high and (result.n, result.n_pairs, result.notes) == (32, 496, ())
+    assert result == cos_low(gram, seed=1) and result != cos_low(gram, seed=2) and float(result) == result.value
+    narrow = cos_low(gram, seed=1, level=0.5)
+    assert result.low < narrow.low < narrow.high < result.high
+
+
+def test_identical_directions_have_an_interval_of_no_width():
+    gram = Gram(np.ones((10, 10)), np.zeros(10), "full")
+    result = cos_low(gram)
+    assert result.value == result.low == result.high == pytest.approx(1)
+
+
+def test_examples_without_a_cosine_are_left_out_and_told():
+    x = np.random.default_rng(0).normal(size=(9, 40)) + 0.5
+    dot = x @ x.T
+    dot[3], dot[:, 3] = np.nan, np.nan
+    dot[5], dot[:, 5] = 0, 0
+    keep = [0, 1, 2, 4, 6, 7, 8]
+    result = cos_low(Gram(dot, np.zeros(9), "full"))
+    whole = cos_low(Gram((x @ x.T)[np.ix_(keep, keep)], np.zeros(7), "full"))
+    assert result.value == pytest.approx(whole.value) and result.n == 7 and result.low is None
+    assert "examples [3, 5] have no cosine and are left out" in result.notes
+    assert cos_low(Gram(dot, np.zeros(9), "full").frame()).value == pytest.approx(whole.value)
+
+
+def test_layers_of_a_frame_do_not_mix_in():
+    x = np.random.default_rng(0).normal(size=(4, 10))
+    gram = Gram(x @ x.T, np.zeros(4), "full", layers={"one": np.eye(4)})
+    assert cos_low(gram.frame()).value == pytest.approx(cos_low(gram).value)
+    with pytest.raises(ValueError, match="needs pairs with layer 'all', got none"):
+        cos_low(gram.frame().filter(pl.col("layer") == "one"))
+
+
+@pytest.mark.skipif(not (data_dir() / "suite").exists(), reason="no mini suite in data/")
+def test_a_suite_model_goes_all_the_way_to_a_forecast():
+    from toksuite_nb.efficiency import forecast
+    from toksuite_nb.gradients import examples_from_text
+    from toksuite_nb.suite import load_suite
+
+    suite = load_suite()
+    member = suite["bpe"]
+    prompts = [f"The opposite of {a} and {b} is" for a in ("day", "hot", "left", "old", "up") for b in ("night", "cold", "right", "new")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sure = confidence(member.model, member.tokenizer, prompts, max_new_tokens=3, show=False)
+        low = select_low_confidence(sure, fraction=0.5, n=8)
+    examples = examples_from_text(member.tokenizer, [prompts[i] for i in low["i"]], [" nothing"] * 8)
+    result = cos_low(gradient_gram(member.model, examples, rank=8))
+    assert -1 <= result.value <= 1 and result.low <= result.high
+    assert forecast(result, calibration="Llama-3.1-8B").height == 8

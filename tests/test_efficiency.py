@@ -1,0 +1,252 @@
+"""Data-efficiency curves against the published areas, and forecasts against their own definition."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toksuite_nb.efficiency import (
+    Calibration,
+    EfficiencyCurve,
+    anchors,
+    calibrate,
+    efficiency_auc,
+    efficiency_auc_linear,
+    efficiency_points,
+    efficiency_table,
+    forecast,
+    labels_needed,
+    preset,
+    published_curves,
+    published_tasks,
+)
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "llama_curves.json"
+F1 = {"coqa", "qa_wikidata", "squad_v2", "disfl_qa"}
+
+
+def embedded() -> dict[str, tuple[dict[int, float], float | None, float]]:
+    curves, out = published_curves(), {}
+    for task, human, auc in published_tasks().select("task", "human", "auc").iter_rows():
+        out[task] = (dict(curves.filter(pl.col("task") == task).select("n", "metric").iter_rows()), human, auc)
+    return out
+
+
+def figure() -> pl.DataFrame:
+    return published_tasks().drop_nulls("cos_low")
+
+
+def shares() -> np.ndarray:
+    data = embedded()
+    points = [efficiency_points(*data[task][:2]) for task in figure()["task"]]
+    return np.array([p.filter(pl.col("n").is_in(anchors))["share"].to_numpy() for p in points])
+
+
+@pytest.mark.parametrize("task", sorted(published_tasks()["task"]))
+def test_published_area_is_reproduced(task):
+    curve, human, auc = embedded()[task]
+    assert abs(efficiency_auc(curve, human) - auc) < 1e-9, "one of the ten steps differs: fill, running maximum, floor, ceiling or axis"
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="no reference folder beside the checkout")
+def test_embedded_figures_are_those_of_the_reference():
+    reference, data = json.loads(REFERENCE.read_text()), embedded()
+    assert sorted(reference) == sorted(data)
+    for task, entry in reference.items():
+        names = ("f1",) if task in F1 else ("accuracy", "exact_string_match_accuracy")
+        raw = {int(n): next(m[name] for name in names if name in m) for n, m in entry["curve"].items()}
+        assert data[task] == (raw, entry["human"], entry["auc"]), f"{task} was changed when it was rewritten"
+        assert abs(efficiency_auc(raw, entry["human"]) - entry["auc"]) < 1e-9
+
+
+def test_without_carry_forward_the_areas_are_missed():
+    def naive(curve, human):
+        kept = {n: m for n, m in curve.items() if n == 0 or 50 <= n <= 5000}
+        n = np.array(sorted(kept))
+        clean = np.maximum.accumulate([kept[k] for k in n])
+        ceiling = max(clean[-1], human or 0)
+        return np.trapezoid((clean - clean[0]) / (ceiling - clean[0]), np.log2(np.maximum(n, 1)) / np.log2(n[-1]))
+
+    missed = {task for task, (curve, human, auc) in embedded().items() if abs(naive(curve, human) - auc) > 1e-9}
+    assert {"rte", "temporal_sequences", "imbalanced", "mrpc"} <= missed
+    assert len(missed) == 9
+
+
+def test_linear_area_is_another_quantity():
+    data = embedded()
+    linear = np.array([efficiency_auc_linear(*data[task][:2]) for task in figure()["task"]])
+    assert abs(linear.mean() - 0.825) < 1e-3 and abs(linear.max() - 0.995) < 1e-3
+    assert abs(np.corrcoef(linear, figure()["auc"])[0, 1] - 0.73) < 5e-3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.integers(50, 5000), st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 0.99), st.floats(0, 1) | st.none())
+def test_area_is_a_share_and_ignores_what_takes_no_part(points, zero, human):
+    best = max([zero, *points.values()] + ([human] if human is not None else []))
+    if best <= zero + 1e-9:
+        return
+    curve = {0: zero, **points}
+    auc = efficiency_auc(curve, human)
+    assert -1e-12 <= auc <= 1 + 1e-12
+    assert efficiency_auc({**curve, 8: 1.0, 32: 0.0, 10_000: 1.0}, human) == auc, "budgets outside 50 to 5000 must not count"
+    assert efficiency_auc(dict(reversed(curve.items())), human) == auc, "the order of the points must not matter"
+    assert efficiency_auc({str(n): m for n, m in curve.items()}, human) == auc, "JSON keys are strings"
+
+
+def test_curve_without_zero_shot_is_refused_or_flagged():
+    curve = {50: 0.6, 500: 0.8}
+    with pytest.raises(ValueError, match="needs the zero-shot metric at n=0.*require_zero_shot=False"):
+        efficiency_auc(curve)
+    points = efficiency_points(curve, require_zero_shot=False)
+    assert points["log2_budget"][0] > 0.45 and points["share"][0] == 0
+
+
+def test_table_says_what_was_carried_and_which_ceiling_held():
+    table = efficiency_table(published_curves(), {t: h for t, (_, h, _) in embedded().items()})
+    assert table.height == 40 and table.filter(pl.col("carried").list.len() > 0).height == 9
+    human = {t: h for t, (_, h, _) in embedded().items()}
+    beaten = [t for t, c in table.select("task", "ceiling").iter_rows() if human[t] is not None and c > human[t]]
+    assert len(beaten) == 11, "the specification counts 11 tasks where the model beats the human score"
+
+
+@pytest.mark.parametrize(("auc", "budgets"), [(0.2, (1290, 3150, 4007, 4486)), (0.5, (71, 910, 2133, 3266)), (0.7, (5, 158, 781, 1913))])
+def test_inverse_gives_the_published_budgets(auc, budgets):
+    assert [round(EfficiencyCurve(auc).examples(y)) for y in (0.5, 0.8, 0.9, 0.95)] == list(budgets)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.05, 0.95), st.floats(0.01, 1))
+def test_share_and_examples_invert_each_other(auc, share):
+    curve = EfficiencyCurve(auc)
+    n = curve.examples(share)
+    assert 0 <= n <= 5000 * (1 + 1e-12)
+    if n >= 1.001:
+        assert abs(curve.share(np.array([min(n, 5000.0)]))[0] - share) < 1e-6
+
+
+@pytest.mark.parametrize("auc", [0.0, 1.0, -0.1, 1.3, float("nan")])
+def test_area_outside_the_open_interval_is_refused(auc):
+    with pytest.raises(ValueError, match=r"EfficiencyCurve: auc must be strictly between 0 and 1, got .*\. A value outside"):
+        EfficiencyCurve(auc)
+
+
+def test_left_out_residuals_equal_the_closed_form():
+    x, y = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy()
+    line = calibrate(x, y)
+    leverage = 1 / x.size + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+    assert np.allclose(line.residuals, (y - line.auc(x)) / (1 - leverage), atol=1e-12), "a left-out task took part in its own fit"
+    assert np.allclose(line.baseline, (y - y.mean()) * x.size / (x.size - 1), atol=1e-12)
+
+
+def test_forecast_is_ordered_and_rises():
+    for cos_low in (0.0, 0.3, 0.9):
+        df = forecast(cos_low, calibration="Llama-3.1-8B-Instruct", budgets=range(0, 5001, 7))
+        assert (df["low"] <= df["expected"]).all() and (df["expected"] <= df["high"]).all()
+        assert all((df[c].diff().drop_nulls() >= -1e-12).all() for c in ("expected", "low", "high")), "more labels never hurt a forecast"
+        assert df["low"].min() >= 0 and df["high"].max() <= 1
+
+
+def test_forecast_in_the_metric_is_the_share_between_its_ends():
+    line = preset("Llama-3.1-8B")
+    gap, metric = forecast(0.3, calibration=line), forecast(0.3, calibration=line, zero_shot=0.4, ceiling=0.9)
+    for column in ("expected", "low", "high"):
+        assert np.allclose(metric[column], 0.4 + 0.5 * gap[column])
+
+
+def test_intervals_cover_what_they_say():
+    x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
+    hits = []
+    for i in range(x.size):
+        keep = np.arange(x.size) != i
+        band = forecast(float(x[i]), calibration=calibrate(x[keep], y[keep], shares=s[keep]), budgets=anchors, level=0.9)
+        hits.append((band["low"].to_numpy() <= s[i] + 1e-12) & (s[i] <= band["high"].to_numpy() + 1e-12))
+    assert 0.85 <= np.mean(hits) <= 0.95, f"a nominal 90 % band held {np.mean(hits):.3f} of the left-out shares"
+
+
+def test_interval_without_measured_curves_says_so():
+    x, y = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy()
+    assert forecast(0.3, calibration=calibrate(x, y))["basis"].unique().to_list() == ["auc only"]
+    bare = forecast(0.3, calibration="Qwen2.5-14B")
+    assert bare["low"].null_count() == bare.height and bare["basis"].null_count() == bare.height
+    borrowed = replace(preset("Qwen2.5-14B"), residuals=np.full(30, 0.1))
+    assert forecast(0.3, calibration=borrowed)["low"].null_count() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.1, 0.9), st.floats(0.0, 0.6), st.floats(0.01, 0.99))
+def test_labels_needed_agrees_with_the_forecast(auc, zero, part):
+    ceiling = zero + 0.4
+    target = zero + 0.4 * part
+    line = replace(preset_line(), slope=0.0, intercept=auc)
+    answer = labels_needed(target, zero, ceiling, cos_low=0.0, calibration=line)
+    band = forecast(0.0, calibration=line, zero_shot=zero, ceiling=ceiling, budgets=range(0, 5001))
+    for field, column in (("expected", "expected"), ("low", "high"), ("high", "low")):
+        reached = band.filter(pl.col(column) >= target - 1e-9)["n"]
+        at = getattr(answer, field)
+        assert (at is None and reached.is_empty()) or abs(at - reached[0]) <= 1, f"{field} does not lie on the {column} edge of the band"
+
+
+_LINE: list[Calibration] = []
+
+
+def preset_line() -> Calibration:
+    if not _LINE:
+        _LINE.append(preset("Llama-3.1-8B"))
+    return _LINE[0]
+
+
+def test_answers_name_what_is_out_of_reach():
+    line = preset_line()
+    ask = {t: labels_needed(t, 0.5, 0.85, cos_low=0.29, calibration=line) for t in (0.4, 0.6, 0.85, 0.9)}
+    assert [a.status for a in ask.values()] == ["already there", "reachable", "uncertain", "not reachable"]
+    assert ask[0.4].expected == 0 and ask[0.9].expected is None and ask[0.85].high is None
+    assert "not reachable: it lies above the ceiling" in str(ask[0.9])
+    assert "more than 5,000, or out of reach" in str(ask[0.85])
+
+
+def test_a_cos_low_result_is_taken_as_it_is():
+    class Result:
+        value = 0.3
+
+    assert forecast(Result(), calibration=preset_line()).equals(forecast(0.3, calibration=preset_line()))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: efficiency_auc([0.1, 0.2]), "a curve is a mapping or a frame, got list"),
+        (lambda: efficiency_auc({0: 0.2, 50: 0.1}), "must rise above its first value 0.2"),
+        (lambda: efficiency_auc({0: 0.2, 50: 71.0}), r"metric 71.0 at n=50. Divide percentages by 100"),
+        (lambda: efficiency_auc({0: 0.2, -5: 0.3}), "n=-5"),
+        (lambda: efficiency_auc({0: 0.2, 10: 0.3}), "needs a budget between 50 and 5000, got \\[0, 10\\]"),
+        (lambda: forecast(), "needs either cos_low or auc, got neither"),
+        (lambda: forecast(1.4, calibration="Llama-3.1-8B"), "cos_low must be a cosine in \\[-1, 1\\], got 1.4"),
+        (lambda: forecast(auc=0.5, zero_shot=0.2), "zero_shot and ceiling belong together"),
+        (lambda: forecast(auc=0.5, budgets=[6000]), "Nothing is known beyond the largest budget"),
+        (lambda: labels_needed(80, 0.5, 0.9, auc=0.5), "target must be a metric in \\[0, 1\\], got 80"),
+        (lambda: calibrate([0.1, 0.1, 0.1], [0.2, 0.3, 0.4]), "at least two different CoS-Low values"),
+        (lambda: calibrate([0.1, 0.2, float("nan")], [0.2, 0.3, 0.4]), "CoS-Low in \\[-1, 1\\] and AUC in \\[0, 1\\]"),
+    ],
+)
+def test_bad_input_says_what_to_do(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def test_unknown_family_lists_the_known_ones():
+    with pytest.raises(KeyError, match="Known are .*Llama-3.1-8B.*They do not carry over"):
+        preset("SmolLM-135M")
+
+
+def test_few_tasks_and_odd_areas_are_warned_about():
+    with pytest.warns(UserWarning, match="4 tasks are few"):
+        few = calibrate([0.1, 0.2, 0.4, 0.5], [0.2, 0.3, 0.4, 0.6])
+    with pytest.raises(ValueError, match=r"at most 0\.800 with 4 calibration tasks, got 0\.9"):
+        forecast(0.3, calibration=few)
+    with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no task was ever measured"):
+        forecast(auc=0.97)

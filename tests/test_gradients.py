@@ -1,0 +1,274 @@
+"""The Gram against explicit gradients, and the traps on the way."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from toksuite_nb import gradients
+from toksuite_nb.gradients import Example, Gram, examples_from_text, gradient_gram, sketch
+
+LINEAR = (torch.nn.Linear, gradients.Conv1D)
+SMALL = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 32}  # fmt: skip
+
+
+def build(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    models = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+        "llama tied, biases": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, pad_token_id=0)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=4, n_positions=32)),
+    }
+    model = models[kind]().double().eval()
+    with torch.no_grad():  # fresh norms are all ones and biases all zeros, which would hide mistakes
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def some_examples(n: int = 6) -> list[Example]:
+    rng = np.random.default_rng(1)
+    return [Example([1, *rng.integers(0, 48, k)], rng.integers(0, 48, 1 + k % 3)) for k in range(1, n + 1)]
+
+
+def explicit(model: torch.nn.Module, example: Example) -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[*example.prompt, *example.answer]])
+    logits = model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(example.answer))
+    names, values = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, values, allow_unused=True), strict=True))
+
+
+def gram_of(rows: list[list[torch.Tensor]]) -> np.ndarray:
+    flat = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    return (flat @ flat.T).numpy()
+
+
+def reference(model: torch.nn.Module, examples: list[Example], weights: str, rank: int = 4, seed: int = 3) -> np.ndarray:
+    modules = dict(model.named_modules())
+    rows = []
+    for example in examples:
+        grads = explicit(model, example)
+        if weights == "full":
+            rows.append([g for g in grads.values() if g is not None])
+            continue
+        row = []
+        for name, g in grads.items():
+            owner = name.rsplit(".", 1)[0]
+            if not isinstance(modules[owner], LINEAR) or not name.endswith(".weight") or ".layers." not in name and ".h." not in name:
+                continue
+            g = g.T if isinstance(modules[owner], gradients.Conv1D) else g
+            a = torch.tensor(sketch(owner, g.shape[1], rank=rank, seed=seed))
+            row.append(32 / rank * g @ a.T if weights == "lora_b" else g / g.shape[1] ** 0.5)
+        rows.append(row)
+    return gram_of(rows)
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("kind", ["llama", "llama tied, biases", "qwen2", "gpt2"])
+@pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
+def test_gram_equals_explicit_gradients(kind, weights, batch_tokens):
+    model, examples = build(kind), some_examples()
+    gram = gradient_gram(model, examples, weights=weights, seed=3, rank=4, batch_tokens=batch_tokens, show=False)
+    expected = reference(model, examples, weights)
+    worst = np.abs(gram.dot - expected).max() / np.abs(expected).max()
+    assert np.abs(gram.dot - expected).max() < 1e-10, f"relative error {worst:.1e}: padding, shift, reduction, a tied weight or a layer type"
+    losses = [-explicit_loss(model, e) for e in examples]
+    assert np.allclose(gram.losses, losses, atol=1e-12)
+
+
+def explicit_loss(model: torch.nn.Module, e: Example) -> float:
+    with torch.no_grad():
+        logp = model(input_ids=torch.tensor([[*e.prompt, *e.answer]])).logits[0].log_softmax(-1)
+    return float(np.mean([logp[len(e.prompt) - 1 + k, t] for k, t in enumerate(e.answer)]))
+
+
+@pytest.mark.parametrize("cheap", [True, False])
+@pytest.mark.parametrize("weights", ["seed_free", "full"])
+def test_ghost_and_materialised_layers_agree(monkeypatch, weights, cheap):
+    def choose(factors, n):
+        return cheap or any(f.left.dim() == 1 for f in factors)
+
+    monkeypatch.setattr(gradients, "_cheap_ghost", choose)
+    model, examples = build("llama"), some_examples()
+    assert np.abs(gradient_gram(model, examples, weights=weights, batch_tokens=20, show=False).dot - reference(model, examples, weights)).max() < 1e-10
+
+
+def test_layers_add_up_and_name_each_parameter_once():
+    model, examples = build("llama tied, biases"), some_examples()
+    gram = gradient_gram(model, examples, weights="full", per_layer=True)
+    assert list(gram.layers) == [name for name, _ in model.named_parameters()]
+    assert np.allclose(np.sum(list(gram.layers.values()), axis=0), gram.dot, atol=1e-12)
+    frame = gram.frame()
+    assert frame.height == 15 * (1 + len(gram.layers)) and frame["layer"][0] == "all"
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+def test_module_that_is_called_twice_counts_once_with_the_summed_gradient(weights):
+    model, examples = build("llama"), some_examples()
+    model.model.layers[1].mlp.up_proj = model.model.layers[0].mlp.up_proj
+    gram = gradient_gram(model, examples, weights=weights, seed=3, rank=4, batch_tokens=20, show=False)
+    assert np.abs(gram.dot - reference(model, examples, weights)).max() < 1e-10
+
+
+def test_chosen_modules_only():
+    model, examples = build("qwen2"), some_examples()
+    grads = [explicit(model, e) for e in examples]
+    chosen = [[g for name, g in one.items() if ".q_proj." in name or "layernorm" in name] for one in grads]
+    gram = gradient_gram(model, examples, weights="full", modules=["q_proj", "input_layernorm", "post_attention_layernorm"])
+    assert np.abs(gram.dot - gram_of(chosen)).max() < 1e-10
+    head = gradient_gram(model, examples, weights="seed_free", modules="lm_head")
+    assert np.abs(head.dot * 16 - gram_of([[g] for g in head_grads(model, examples)])).max() < 1e-10
+
+
+def head_grads(model: torch.nn.Module, examples: list[Example]) -> list[torch.Tensor]:
+    untied = build("qwen2")
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    return [explicit(untied, e)["lm_head.weight"] for e in examples]
+
+
+def test_equals_peft_adapters_with_the_same_a():
+    peft = pytest.importorskip("peft")
+    model, examples = build("llama"), some_examples(5)
+    gram = gradient_gram(model, examples, weights="lora_b", seed=3, rank=4)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=32, lora_dropout=0.05, target_modules=names)).double().eval()
+    with pytest.raises(ValueError, match="needs the base model, got one with adapters"):
+        gradient_gram(adapted, examples)
+    layers = {n.removeprefix("base_model.model."): m for n, m in adapted.named_modules() if hasattr(m, "lora_A")}
+    assert len(layers) == 14
+    for name, layer in layers.items():
+        a = layer.lora_A["default"].weight
+        with torch.no_grad():
+            a.copy_(torch.tensor(sketch(name, a.shape[1], rank=4, seed=3)))
+    rows = []
+    for example in examples:
+        adapted.zero_grad()
+        labels = torch.tensor([[-100] * len(example.prompt) + list(example.answer)])
+        adapted(input_ids=torch.tensor([[*example.prompt, *example.answer]]), labels=labels).loss.backward()
+        assert all(not layer.lora_A["default"].weight.grad.any() for layer in layers.values()), "B = 0 must leave A without gradient"
+        rows.append([layer.lora_B["default"].weight.grad.clone() for layer in layers.values()])
+    assert np.abs(gram.dot - gram_of(rows)).max() < 1e-10
+
+
+def test_order_and_sketch_depend_on_names_and_seed_only():
+    model, examples = build("llama"), some_examples()
+    first = gradient_gram(model, examples, seed=0, rank=4)
+    again = gradient_gram(model, [examples[i] for i in (3, 1, 5, 0, 2, 4)], seed=0, rank=4)
+    assert np.allclose(again.dot, first.dot[np.ix_((3, 1, 5, 0, 2, 4), (3, 1, 5, 0, 2, 4))], atol=1e-12)
+    assert not np.allclose(gradient_gram(model, examples, seed=1, rank=4).dot, first.dot)
+    assert (first.seed, first.rank) == (0, 4) and gradient_gram(model, examples, weights="full").seed is None
+
+
+def test_sketch_tends_to_the_seed_free_limit():
+    model, examples = build("llama"), some_examples()
+    limit = gradient_gram(model, examples, weights="seed_free").dot
+    scaled = [gradient_gram(model, examples, seed=s, rank=64).dot * 3 / (64 * (32 / 64) ** 2) for s in range(12)]
+    assert np.abs(np.mean(scaled, axis=0) - limit).max() / np.abs(limit).max() < 0.1, "E[dB dB] = scale^2 r / (3 d_in) <G, G>"
+
+
+def test_model_is_left_as_it_was_found():
+    model, examples = build("gpt2"), some_examples(3)
+    model.train()
+    model.transformer.h[0].eval()
+    model.transformer.wte.weight.requires_grad_(False)
+    before = [(m.training, len(m._forward_hooks)) for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    with torch.no_grad():
+        in_training = gradient_gram(model, examples, weights="full")
+    after = [(m.training, len(m._forward_hooks)) for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    assert before == after and all(p.grad is None for p in model.parameters())
+    assert np.allclose(in_training.dot, gradient_gram(model.eval(), examples, weights="full").dot), "dropout must be off"
+    with pytest.raises(ValueError, match="at least 2 examples"):
+        gradient_gram(model, examples[:1])
+    assert all(not m._forward_hooks for m in model.modules()), "hooks must go when a run fails"
+
+
+def test_gram_is_a_gram_in_single_precision():
+    model, examples = build("llama").float(), some_examples(8)
+    gram = gradient_gram(model, [*examples, examples[0]], seed=0)
+    assert np.allclose(gram.dot, gram.dot.T) and np.linalg.eigvalsh(gram.dot).min() > -1e-6 * np.trace(gram.dot)
+    assert abs(gram.cosine[0, 8] - 1) < 1e-6 and gram.notes == ("examples 0 and 8 are identical",)
+    exact = gradient_gram(model.double(), [*examples, examples[0]], seed=0)
+    assert np.abs(gram.cosine - exact.cosine).max() < 1e-4
+    half = gradient_gram(model.bfloat16(), examples, seed=0)
+    assert np.isfinite(half.dot).all() and np.abs(half.cosine - exact.cosine[:8, :8]).max() < 0.1
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+def test_not_finite_gradient_stays_in_its_row(weights):
+    model = build("llama")
+    examples = [Example([1, 2, 3], [4]), Example([1, 40, 3], [4]), Example([1, 5, 6, 7], [4, 9])]
+    sound = gradient_gram(model, examples, weights=weights, rank=4)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[40] = float("nan")
+    with pytest.warns(UserWarning, match=r"examples \[1\] have a gradient that is not finite"):
+        broken = gradient_gram(model, examples, weights=weights, rank=4)
+    keep = np.ix_((0, 2), (0, 2))
+    assert np.allclose(broken.dot[keep], sound.dot[keep], atol=1e-12) and broken.unusable == (1,)
+    assert broken.frame()["cosine"].is_null().sum() == 2
+
+
+def test_zero_gradient_has_no_cosine():
+    model, examples = build("llama"), some_examples(3)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    gram = gradient_gram(model, examples, weights="seed_free")
+    assert gram.unusable == (0, 1, 2) and "gradient of zero" in gram.notes[0]
+    assert gram.frame()["cosine"].null_count() == 3 and np.isnan(gram.cosine).all()
+
+
+class Merging:
+    """A letter a token, but `ab` is one."""
+
+    def __init__(self):
+        self.specials, self.pieces = {"bos": 0}, [None, b"a", b"b", b"ab", b" "]
+
+    def encode(self, texts):
+        return [[{"a": 1, "b": 2, "x": 3, " ": 4}[c] for c in t.replace("ab", "x")] for t in texts]
+
+
+def test_join_is_cut_at_the_common_prefix():
+    cut = examples_from_text(Merging(), ["ba", "bb", "b"], ["b", " a", "ab"])
+    assert cut == [Example([0, 2], [3]), Example([0, 2, 2], [4, 1]), Example([0, 2], [3])]
+    assert examples_from_text(Merging(), ["b"], ["a"], bos=False) == [Example([2], [1])]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: Example([], []), "got an empty prompt and answer"),
+        (lambda m: examples_from_text(Merging(), ["a", "b"], ["", "a"]), r"answers \[0\] have no token of their own"),
+        (lambda m: examples_from_text(Merging(), [""], ["a"], bos=False), r"prompts \[0\] leave no token"),
+        (lambda m: examples_from_text(Merging(), ["a"], []), "one answer per prompt, got 1 prompts and 0 answers"),
+        (lambda m: gradient_gram(m, []), "at least 2 examples to compare, got 0"),
+        (lambda m: gradient_gram(m, [([1], [2]), ([1], [48])]), r"token ids in \[0, 48\), got others in examples \[1\]"),
+        (lambda m: gradient_gram(m, [([1] * 40, [2]), ([1], [2])]), r"at most 32 positions, got more in examples \[0\]"),
+        (lambda m: gradient_gram(m, some_examples(2), weights="lora"), "weights must be"),
+        (lambda m: gradient_gram(m, some_examples(2), rank=0), "rank and batch_tokens of at least 1, got 0"),
+    ],
+)
+def test_bad_input_says_what_to_do(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(build("llama"))
+
+
+def test_unknown_layer_lists_the_known_ones():
+    with pytest.raises(KeyError, match=r"no layer is called \['c_attn'\]. Known are .*q_proj"):
+        gradient_gram(build("llama"), some_examples(2), modules=["c_attn"])
+
+
+def test_pairs_of_ids_are_examples():
+    model = build("llama")
+    pairs = [([1, 2], [3]), ([1, 4], [5])]
+    assert np.array_equal(gradient_gram(model, pairs).dot, gradient_gram(model, [Example(*p) for p in pairs]).dot)
+
+
+def test_clean_gram_has_no_notes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gram = gradient_gram(build("llama"), some_examples())
+    assert isinstance(gram, Gram) and gram.notes == () and gram.layers == {}
