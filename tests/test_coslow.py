@@ -61,7 +61,9 @@ def test_batched_confidence_equals_one_prompt_at_a_time(kind, batch_size):
         counted = row["n_tokens"]
         assert counted <= len(largest)
         if counted == len(largest):
-            assert abs(row["confidence"] - np.mean(largest)) < 1e-9, "padding, positions or the cache changed the probabilities"
+            assert abs(row["confidence"] - np.mean(largest)) < 1e-9, (
+                "padding, positions or the cache changed the probabilities"
+            )
             assert abs(row["perplexity"] - np.exp(-np.mean(np.log(largest)))) < 1e-8
     assert df["n_tokens"].sum() > 20
 
@@ -115,8 +117,14 @@ def test_draw_comes_from_the_lowest_tenth_only():
     values = np.random.default_rng(0).uniform(size=500)
     drawn = select_low_confidence(values, seed=3)
     lowest = set(np.argsort(values)[:50].tolist())
-    assert set(drawn["i"].to_list()) <= lowest and drawn["i"].n_unique() == 32 and drawn["pool"].unique().to_list() == [500]
-    assert drawn.equals(select_low_confidence(values, seed=3)) and not drawn.equals(select_low_confidence(values, seed=4))
+    assert (
+        set(drawn["i"].to_list()) <= lowest
+        and drawn["i"].n_unique() == 32
+        and drawn["pool"].unique().to_list() == [500]
+    )
+    assert drawn.equals(select_low_confidence(values, seed=3)) and not drawn.equals(
+        select_low_confidence(values, seed=4)
+    )
     highest = select_low_confidence(pl.DataFrame({"i": range(500), "perplexity": values}), seed=3, measure="perplexity")
     assert set(highest["i"].to_list()) <= set(np.argsort(-values)[:50].tolist())
 
@@ -124,10 +132,15 @@ def test_draw_comes_from_the_lowest_tenth_only():
 def test_pool_of_320_is_just_enough():
     values = np.random.default_rng(0).uniform(size=320)
     assert sorted(select_low_confidence(values)["i"].to_list()) == sorted(np.argsort(values)[:32].tolist())
-    with pytest.raises(ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n."):
+    with pytest.raises(
+        ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n."
+    ):
         select_low_confidence(values[:319])
     assert select_low_confidence(values[:100], n=10).height == 10
-    with pytest.warns(UserWarning, match="1 of 320 examples have no confidence"), pytest.raises(ValueError, match="got 31 of 319"):
+    with (
+        pytest.warns(UserWarning, match="1 of 320 examples have no confidence"),
+        pytest.raises(ValueError, match="got 31 of 319"),
+    ):
         select_low_confidence([None, *values[1:]])
 
 
@@ -195,11 +208,13 @@ def test_layers_of_a_frame_do_not_mix_in():
 def test_a_suite_model_goes_all_the_way_to_a_forecast():
     from toksuite_nb.efficiency import forecast
     from toksuite_nb.gradients import examples_from_text
-    from toksuite_nb.suite import load_suite
 
-    suite = load_suite()
-    member = suite["bpe"]
-    prompts = [f"The opposite of {a} and {b} is" for a in ("day", "hot", "left", "old", "up") for b in ("night", "cold", "right", "new")]
+    member = pytest.importorskip("toksuite_nb.suite").load_suite()["bpe"]
+    prompts = [
+        f"The opposite of {a} and {b} is"
+        for a in ("day", "hot", "left", "old", "up")
+        for b in ("night", "cold", "right", "new")
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sure = confidence(member.model, member.tokenizer, prompts, max_new_tokens=3, show=False)

@@ -50,7 +50,9 @@ def shares() -> np.ndarray:
 @pytest.mark.parametrize("task", sorted(published_tasks()["task"]))
 def test_published_area_is_reproduced(task):
     curve, human, auc = embedded()[task]
-    assert abs(efficiency_auc(curve, human) - auc) < 1e-9, "one of the ten steps differs: fill, running maximum, floor, ceiling or axis"
+    assert abs(efficiency_auc(curve, human) - auc) < 1e-9, (
+        "one of the ten steps differs: fill, running maximum, floor, ceiling or axis"
+    )
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="no reference folder beside the checkout")
@@ -85,7 +87,11 @@ def test_linear_area_is_another_quantity():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.integers(50, 5000), st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 0.99), st.floats(0, 1) | st.none())
+@given(
+    st.dictionaries(st.integers(50, 5000), st.floats(0, 1), min_size=1, max_size=8),
+    st.floats(0, 0.99),
+    st.floats(0, 1) | st.none(),
+)
 def test_area_is_a_share_and_ignores_what_takes_no_part(points, zero, human):
     best = max([zero, *points.values()] + ([human] if human is not None else []))
     if best <= zero + 1e-9:
@@ -93,14 +99,16 @@ def test_area_is_a_share_and_ignores_what_takes_no_part(points, zero, human):
     curve = {0: zero, **points}
     auc = efficiency_auc(curve, human)
     assert -1e-12 <= auc <= 1 + 1e-12
-    assert efficiency_auc({**curve, 8: 1.0, 32: 0.0, 10_000: 1.0}, human) == auc, "budgets outside 50 to 5000 must not count"
+    assert efficiency_auc({**curve, 8: 1.0, 32: 0.0, 10_000: 1.0}, human) == auc, (
+        "budgets outside 50 to 5000 must not count"
+    )
     assert efficiency_auc(dict(reversed(curve.items())), human) == auc, "the order of the points must not matter"
     assert efficiency_auc({str(n): m for n, m in curve.items()}, human) == auc, "JSON keys are strings"
 
 
 def test_curve_without_zero_shot_is_refused_or_flagged():
     curve = {50: 0.6, 500: 0.8}
-    with pytest.raises(ValueError, match="needs the zero-shot metric at n=0.*require_zero_shot=False"):
+    with pytest.raises(ValueError, match=r"needs the zero-shot metric at n=0.*require_zero_shot=False"):
         efficiency_auc(curve)
     points = efficiency_points(curve, require_zero_shot=False)
     assert points["log2_budget"][0] > 0.45 and points["share"][0] == 0
@@ -114,7 +122,9 @@ def test_table_says_what_was_carried_and_which_ceiling_held():
     assert len(beaten) == 11, "the specification counts 11 tasks where the model beats the human score"
 
 
-@pytest.mark.parametrize(("auc", "budgets"), [(0.2, (1290, 3150, 4007, 4486)), (0.5, (71, 910, 2133, 3266)), (0.7, (5, 158, 781, 1913))])
+@pytest.mark.parametrize(
+    ("auc", "budgets"), [(0.2, (1290, 3150, 4007, 4486)), (0.5, (71, 910, 2133, 3266)), (0.7, (5, 158, 781, 1913))]
+)
 def test_inverse_gives_the_published_budgets(auc, budgets):
     assert [round(EfficiencyCurve(auc).examples(y)) for y in (0.5, 0.8, 0.9, 0.95)] == list(budgets)
 
@@ -131,7 +141,9 @@ def test_share_and_examples_invert_each_other(auc, share):
 
 @pytest.mark.parametrize("auc", [0.0, 1.0, -0.1, 1.3, float("nan")])
 def test_area_outside_the_open_interval_is_refused(auc):
-    with pytest.raises(ValueError, match=r"EfficiencyCurve: auc must be strictly between 0 and 1, got .*\. A value outside"):
+    with pytest.raises(
+        ValueError, match=r"EfficiencyCurve: auc must be strictly between 0 and 1, got .*\. A value outside"
+    ):
         EfficiencyCurve(auc)
 
 
@@ -139,7 +151,9 @@ def test_left_out_residuals_equal_the_closed_form():
     x, y = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy()
     line = calibrate(x, y)
     leverage = 1 / x.size + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
-    assert np.allclose(line.residuals, (y - line.auc(x)) / (1 - leverage), atol=1e-12), "a left-out task took part in its own fit"
+    assert np.allclose(line.residuals, (y - np.array([line.auc(v) for v in x])) / (1 - leverage), atol=1e-12), (
+        "a left-out task took part in its own fit"
+    )
     assert np.allclose(line.baseline, (y - y.mean()) * x.size / (x.size - 1), atol=1e-12)
 
 
@@ -147,7 +161,9 @@ def test_forecast_is_ordered_and_rises():
     for cos_low in (0.0, 0.3, 0.9):
         df = forecast(cos_low, calibration="Llama-3.1-8B-Instruct", budgets=range(0, 5001, 7))
         assert (df["low"] <= df["expected"]).all() and (df["expected"] <= df["high"]).all()
-        assert all((df[c].diff().drop_nulls() >= -1e-12).all() for c in ("expected", "low", "high")), "more labels never hurt a forecast"
+        assert all((df[c].diff().drop_nulls() >= -1e-12).all() for c in ("expected", "low", "high")), (
+            "more labels never hurt a forecast"
+        )
         assert df["low"].min() >= 0 and df["high"].max() <= 1
 
 
@@ -163,7 +179,9 @@ def test_intervals_cover_what_they_say():
     hits = []
     for i in range(x.size):
         keep = np.arange(x.size) != i
-        band = forecast(float(x[i]), calibration=calibrate(x[keep], y[keep], shares=s[keep]), budgets=anchors, level=0.9)
+        band = forecast(
+            float(x[i]), calibration=calibrate(x[keep], y[keep], shares=s[keep]), budgets=anchors, level=0.9
+        )
         hits.append((band["low"].to_numpy() <= s[i] + 1e-12) & (s[i] <= band["high"].to_numpy() + 1e-12))
     assert 0.85 <= np.mean(hits) <= 0.95, f"a nominal 90 % band held {np.mean(hits):.3f} of the left-out shares"
 
@@ -184,11 +202,13 @@ def test_labels_needed_agrees_with_the_forecast(auc, zero, part):
     target = zero + 0.4 * part
     line = replace(preset_line(), slope=0.0, intercept=auc)
     answer = labels_needed(target, zero, ceiling, cos_low=0.0, calibration=line)
-    band = forecast(0.0, calibration=line, zero_shot=zero, ceiling=ceiling, budgets=range(0, 5001))
+    band = forecast(0.0, calibration=line, zero_shot=zero, ceiling=ceiling, budgets=range(5001))
     for field, column in (("expected", "expected"), ("low", "high"), ("high", "low")):
         reached = band.filter(pl.col(column) >= target - 1e-9)["n"]
         at = getattr(answer, field)
-        assert (at is None and reached.is_empty()) or abs(at - reached[0]) <= 1, f"{field} does not lie on the {column} edge of the band"
+        assert (at is None and reached.is_empty()) or abs(at - reached[0]) <= 1, (
+            f"{field} does not lie on the {column} edge of the band"
+        )
 
 
 _LINE: list[Calibration] = []
@@ -239,7 +259,7 @@ def test_bad_input_says_what_to_do(call, message):
 
 
 def test_unknown_family_lists_the_known_ones():
-    with pytest.raises(KeyError, match="Known are .*Llama-3.1-8B.*They do not carry over"):
+    with pytest.raises(KeyError, match=r"Known are .*Llama-3.1-8B.*They do not carry over"):
         preset("SmolLM-135M")
 
 

@@ -174,6 +174,17 @@ def test_half_precision_is_close_and_computed_in_float32():
     assert np.mean(errors) < 0.3, "bfloat16 log-probabilities are far from float32"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.5)])
+def test_a_gpu_gives_the_numbers_of_the_cpu(dtype, tolerance):
+    groups = random_groups(7)
+    there, here = LM(MODELS["llama"]().to("cuda", dtype), Letters()), LM(MODELS["llama"](), Letters())
+    assert there.packs
+    for a, b in zip(there.logprobs(groups), here.logprobs(groups), strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, atol=tolerance)
+
+
 def test_out_of_memory_halves_the_batch():
     model, groups = MODELS["llama"](), random_groups(5)
     expected, forward, sizes = LM(model, Letters()).logprobs(groups), model.forward, []

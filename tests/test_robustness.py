@@ -17,6 +17,11 @@ from toksuite_nb.robustness import (
     holm,
     mcnemar_exact,
     minimum_detectable_drop,
+    published_accuracies,
+    published_table,
+    robustness_table,
+    table_columns,
+    task_drops,
     verdicts,
 )
 
@@ -388,3 +393,75 @@ def test_the_table_can_be_turned():
     table = drop_table(drops(make_verdicts(items, [1.0] * 24), items, seed=0), norm="char", rows="perturbation")
     assert table.columns == ["perturbation", "m-tokenizer"]
     assert table["perturbation"].to_list() == ["shout", "whisper"]
+
+
+# --- the published table ----------------------------------------------------------------------------------------------
+
+REFERENCE = {  # rows given in the specification, measured from the released per-task accuracies
+    ("TokenMonster", "released"): [0.20, 0.33, 0.09, 0.02, 0.23, 0.03, 0.05, 0.18, 0.15, 0.11, 0.47, 0.169],
+    ("TokenMonster", "development"): [0.23, 0.33, 0.09, 0.02, 0.23, -0.05, 0.11, 0.19, 0.23, 0.11, 0.50, 0.180],
+    ("XGLM", "released"): [0.33, 0.49, 0.10, 0.17, 0.25, 0.05, 0.09, 0.24, 0.24, 0.30, 0.08, 0.214],
+    ("XGLM", "development"): [0.35, 0.49, 0.10, 0.12, 0.25, 0.07, 0.14, 0.22, 0.30, 0.30, 0.12, 0.224],
+}
+
+
+@pytest.mark.parametrize(("model", "definition"), REFERENCE)
+def test_reference_rows_are_reproduced(model, definition):
+    row = robustness_table(published_accuracies(), definition).filter(model=model).select(*table_columns, "Avg").row(0)
+    np.testing.assert_allclose(row, REFERENCE[model, definition], atol=0.006)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_printed_table_is_reproduced(seed):
+    printed = published_table().unpivot(index="model", value_name="printed")
+    table = robustness_table(published_accuracies(), "paper", seed=seed)
+    assert table["definition"].unique().to_list() == ["paper"]
+    joined = printed.join(table.drop("definition").unpivot(index="model"), on=["model", "variable"])
+    error = (joined["value"] - joined["printed"]).abs()
+    assert len(error) == 168
+    assert (error <= 0.01).sum() >= 165
+
+
+@pytest.mark.parametrize(
+    ("task", "drop"),
+    [
+        ("italian_web_search_query", 0.38),
+        ("english_web_search_query", 0.26),
+        ("turkish_word_reordering", -0.01),
+        ("farsi_spelled_out", 0.49),
+        ("stem_unusual_formatting", 0.11),
+        ("math_farsi", 0.29),
+        ("english_colloquial", 0.20),
+    ],
+)
+def test_single_tasks_are_the_printed_point_estimates(task, drop):
+    found = task_drops(published_accuracies()).filter(model="TokenMonster", task=f"toksuite_{task}")["relative_drop"][0]
+    assert round(found, 2) == drop
+
+
+def test_the_three_definitions_by_hand():
+    rows = [
+        ("m", "english", "e0", "canonical", 10, 1.0),
+        ("m", "english", "e1", "Noise EN", 30, 0.5),
+        ("m", "english", "e2", "Noise EN", 10, 0.9),
+        ("m", "math", "m0", "canonical", 10, 0.5),
+        ("m", "math", "m1", "Noise EN", 20, 0.5),
+    ]
+    accuracies = pl.DataFrame(rows, schema=["model", "lang", "task", "category", "n", "acc_norm"], orient="row")
+    development = robustness_table(accuracies, "development").row(0, named=True)
+    assert development["Noise EN"] == pytest.approx((30 * 0.5 + 10 * 0.1 + 20 * 0.0) / 60)
+    assert (development["LaTeX"], development["Avg"]) == (None, None)
+    released = robustness_table(accuracies, "released").row(0, named=True)
+    assert released["Noise EN"] == pytest.approx(((1 - 24 / 40) + 0.0) / 2)
+    assert robustness_table(accuracies, "paper")["Noise EN"][0] < development["Noise EN"]
+
+
+def test_a_model_that_knows_nothing_has_no_drop():
+    rows = [("m", "english", "e0", "canonical", 10, 0.0), ("m", "english", "e1", "Noise EN", 30, 0.5)]
+    accuracies = pl.DataFrame(rows, schema=["model", "lang", "task", "category", "n", "acc_norm"], orient="row")
+    assert task_drops(accuracies)["relative_drop"].to_list() == [None]
+
+
+def test_accuracies_without_their_columns_are_refused():
+    with pytest.raises(ValueError, match=r"task_drops: accuracies need the columns .* without \['acc_norm', 'n'\]"):
+        robustness_table(published_accuracies().drop("acc_norm", "n"), "released")

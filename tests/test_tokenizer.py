@@ -2,11 +2,9 @@
 
 from functools import cache
 import io
-import json
 from pathlib import Path
 import pickle
 import time
-from types import SimpleNamespace
 
 from hypothesis import given, settings, strategies as st
 import mistral_common
@@ -72,7 +70,12 @@ def wordpiece(lower):
 
 
 def llama_style():
-    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)], "▁", *"abehlot", "▁t", "he", "▁the"])}
+    vocabulary = {
+        token: i
+        for i, token in enumerate(
+            ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)], "▁", *"abehlot", "▁t", "he", "▁the"]
+        )
+    }
     merges = [("▁", "t"), ("h", "e"), ("▁t", "he")]
     backend = Backend(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -100,7 +103,9 @@ def with_added():
 
 def sp_model(**options):
     out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS), model_writer=out, minloglevel=2, hard_vocab_limit=False, **options)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=out, minloglevel=2, hard_vocab_limit=False, **options
+    )
     return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
 
 
@@ -159,10 +164,16 @@ def zoo():
         "char-bpe": char_bpe(),
         "sp-unigram": sp_unigram,
         "sp-bpe-fallback": sp_model(
-            vocab_size=420, model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False
+            vocab_size=420,
+            model_type="bpe",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
         ),
         "sp-suffix": sp_model(vocab_size=200, model_type="unigram", treat_whitespace_as_suffix=True),
-        "sp-casefold": sp_model(vocab_size=200, model_type="unigram", normalization_rule_name="nfkc_cf", add_dummy_prefix=False),
+        "sp-casefold": sp_model(
+            vocab_size=200, model_type="unigram", normalization_rule_name="nfkc_cf", add_dummy_prefix=False
+        ),
     }
 
 
@@ -204,7 +215,9 @@ def check_cut(tokenizer, text):
     cut, raw = tokenizer.cut(text), text.encode()
     assert cut.ids == tokenizer.encode([text])[0], f"{tokenizer.name}: the cut has other ids than encode on {text!r}"
     assert len(cut.start) == len(cut.ids) == len(cut.end)
-    assert (np.diff(cut.start) >= 0).all() and (np.diff(cut.end) >= 0).all(), f"{tokenizer.name}: spans go back on {text!r}"
+    assert (np.diff(cut.start) >= 0).all() and (np.diff(cut.end) >= 0).all(), (
+        f"{tokenizer.name}: spans go back on {text!r}"
+    )
     covered = np.zeros(len(raw), dtype=int)
     for start, end in cut.spans():
         assert 0 <= start <= end <= len(raw), f"{tokenizer.name}: span outside of {text!r}"
@@ -245,7 +258,9 @@ def _image(tokenizer, slice_):
     return slice_ if normalise is None else normalise(text).encode()
 
 
-@pytest.mark.parametrize("name", ["bytes", "tekken", "mistral-spm", "bpe", "bpe-prefix", "llama-style", "sp-bpe-fallback"])
+@pytest.mark.parametrize(
+    "name", ["bytes", "tekken", "mistral-spm", "bpe", "bpe-prefix", "llama-style", "sp-bpe-fallback"]
+)
 @settings(max_examples=60, deadline=None)
 @given(text=TEXTS.filter(lambda t: "▁" not in t))
 def test_without_normalisation_the_slices_concatenate_to_the_text(name, text):
@@ -263,7 +278,12 @@ def test_without_normalisation_the_slices_concatenate_to_the_text(name, text):
 def test_the_built_in_ids_are_those_of_the_libraries(text):
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
-    spm = _cached("spm", lambda: sentencepiece.SentencePieceProcessor(model_file=str(MISTRAL / "mistral_instruct_tokenizer_240323.model.v3")))
+    spm = _cached(
+        "spm",
+        lambda: sentencepiece.SentencePieceProcessor(
+            model_file=str(MISTRAL / "mistral_instruct_tokenizer_240323.model.v3")
+        ),
+    )
     tekken = _cached("tekken", lambda: Tekkenizer.from_file(MISTRAL / "tekken_240911.json"))
     assert tokenizer_named("mistral-spm").encode([text])[0] == spm.encode(text)
     assert tokenizer_named("tekken").encode([text])[0] == tekken.encode(text, bos=False, eos=False)
@@ -279,5 +299,335 @@ def _cached(name, make):
     return _CACHE[name]
 
 
-if __name__ == "__main__":
-    print(json.dumps(SimpleNamespace().__dict__), pickle, time, pl, tiktoken, losses, source_map, tokenize)
+# pieces, kinds, specials
+
+
+def test_pieces_are_what_ids_decode_to():
+    for name in ("bpe", "unigram", "wordpiece-cased", "sp-bpe-fallback", "tekken", "mistral-spm"):
+        tokenizer = tokenizer_named(name)
+        assert len(tokenizer.pieces) == tokenizer.vocab_size == len(tokenizer.kinds)
+        for i in range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 400)):
+            piece = tokenizer.pieces[i]
+            if piece is not None and tokenizer.kinds[i] == "whole" and "\ufffd" not in piece.decode():
+                assert tokenizer.decode([i]).strip() == piece.decode().strip(), f"{name}: id {i}"
+
+
+def test_kinds_tell_fallback_partial_and_unknown_apart():
+    frame = tokenize(
+        {"x": "☃"},
+        {name: tokenizer_named(name) for name in ("bytes", "mistral-spm", "sp-bpe-fallback", "sp-unigram", "bpe")},
+    )
+    kinds = {name: set(part["kind"]) for (name,), part in frame.group_by("tokenizer")}
+    assert kinds["bytes"] == {"partial character"} == kinds["bpe"]
+    assert "fallback" in kinds["sp-bpe-fallback"]
+    assert "unknown" in kinds["sp-unigram"]
+    assert frame.filter(pl.col("kind") == "unknown")["bytes"].to_list() == [None]
+
+
+def test_special_tokens_are_never_added():
+    from tokenizers.processors import TemplateProcessing
+
+    backend = wordpiece(True)
+    backend.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)])
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    tokenizer = load_tokenizer(backend)
+    ids = tokenizer.encode(["the capital of italy", "rome"])
+    assert not {i for row in ids for i in row} & {0, 1, 2}, "a special token was added or the text was padded"
+    assert len(ids[0]) > 2, "the truncation of the original object was kept"
+    assert backend.truncation is not None, "the original object was changed"
+    assert tokenizer.specials == {"bos": 0, "eos": 1, "pad": 2, "unk": 3}
+
+
+def test_text_that_spells_a_special_token_is_named_as_lost():
+    assert losses("a</s>b", tokenizer_named("bpe")).rows() == [(1, 5, b"</s>", "read as a special token")]
+    assert (
+        losses("a</s>b", "tekken").height
+        == losses("a</s>b", "mistral-spm").height
+        == losses("a</s>b", "bytes").height
+        == 0
+    )
+
+
+def test_losses_of_an_uncased_wordpiece_are_exact():
+    tokenizer = tokenizer_named("wordpiece-uncased")
+    assert losses("the Capital", tokenizer).rows() == [(3, 4, b" ", "in no token")]
+    assert losses("cafe\u0301", tokenizer)["reason"].to_list() == ["removed by the normaliser"]
+    assert losses("ï", tokenizer).height == 0
+
+
+def test_word_initial_pieces_are_flagged():
+    tokenizer = tokenizer_named("wordpiece-cased")
+    flags = {token: bool(tokenizer.word_initial[i]) for token, i in tokenizer.backend.get_vocab().items()}
+    assert flags["t"] and not any(flag for token, flag in flags.items() if token.startswith(("##", "[")))
+    assert not tokenizer_named("bpe").word_initial.any()
+
+
+# tiktoken, Hugging Face objects, folders, any object
+
+
+def tiny_tiktoken():
+    ranks = {bytes([b]): b for b in range(256)} | {b"th": 256, b"the": 257, b" the": 258}
+    return tiktoken.Encoding("tiny", pat_str=r" ?\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 259})
+
+
+@settings(max_examples=60)
+@given(text=TEXTS)
+def test_tiktoken_encodings_cut_as_their_library(text):
+    encoding = _cached("tiny", tiny_tiktoken)
+    tokenizer = _cached("tiny-loaded", lambda: load_tokenizer(encoding))
+    cut, raw = check_cut(tokenizer, text)
+    assert cut.ids == encoding.encode_ordinary(text)
+    assert b"".join(raw[a:b] for a, b in cut.spans()) == raw and cut.exact.all()
+    assert tokenizer.specials == {"eos": 259} and tokenizer.vocab_size == 260
+
+
+class Words:
+    "An object with nothing but encode and decode."
+
+    words = ("<unk>", "the", "cat", "☃", "\ufffd")
+    vocab_size, unk_token_id = 5, 0
+
+    def encode(self, text):
+        return [self.words.index(w) if w in self.words else 0 for w in text.split()]
+
+    def decode(self, ids):
+        return " ".join(self.words[i] for i in ids)
+
+
+class HalfBytes:
+    "An object whose single ids never decode to a whole character."
+
+    vocab_size = 16
+
+    def encode(self, text):
+        return [half for b in text.encode() for half in (b >> 4, b & 15)]
+
+    def decode(self, ids):
+        pairs = [ids[k : k + 2] for k in range(0, len(ids), 2)]
+        return b"".join(bytes([p[0] << 4 | p[1]]) if len(p) == 2 else b"\xff" for p in pairs).decode("utf-8", "replace")
+
+
+@settings(max_examples=60)
+@given(text=TEXTS)
+def test_any_object_gets_spans_that_tile_the_text(text):
+    for library in (Words(), HalfBytes()):
+        tokenizer = load_tokenizer(library)
+        cut, _ = check_cut(tokenizer, text)
+        assert cut.ids == library.encode(text)
+        if text:
+            tokenize([text], [tokenizer])
+
+
+def test_tokens_that_only_decode_together_share_their_stretch():
+    cut = load_tokenizer(HalfBytes()).cut("aé")
+    assert cut.spans() == [(0, 1), (0, 1), (1, 3), (1, 3), (1, 3), (1, 3)]
+    assert not cut.exact.any()
+    assert set(tokenize(["aé"], {"half": HalfBytes()})["route"]) == {"offsets"}
+
+
+def test_transformers_objects_and_folders_load(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    backend = byte_bpe(normalizers.NFKC())
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    fast.save_pretrained(tmp_path / "fast")
+    loaded = (
+        load_tokenizer(fast),
+        load_tokenizer(tmp_path / "fast"),
+        load_tokenizer(str(tmp_path / "fast" / "tokenizer.json")),
+    )
+    for tokenizer in loaded:
+        text = "ﬁne café 中"
+        assert tokenizer.encode([text])[0] == fast(text, add_special_tokens=False)["input_ids"]
+        assert {k: tokenizer.specials[k] for k in ("bos", "eos", "pad")} == {"bos": 0, "eos": 1, "pad": 2}
+    assert loaded[1].name == "fast"
+    assert len({tokenizer.content_hash for tokenizer in loaded}) == 1
+    byt5 = load_tokenizer(transformers.ByT5Tokenizer())
+    assert (
+        byt5.encode(["aé"]) == [[100, 198, 172]]
+        and byt5.vocab_size == 384
+        and byt5.specials == {"eos": 1, "pad": 0, "unk": 2}
+    )
+
+
+def test_sentencepiece_and_tekken_files_load(tmp_path):
+    (tmp_path / "spm").mkdir()
+    (tmp_path / "spm" / "tokenizer.model").write_bytes(tokenizer_named("sp-unigram").processor.serialized_model_proto())
+    folder = load_tokenizer(tmp_path / "spm")
+    assert folder.content_hash == tokenizer_named("sp-unigram").content_hash and folder.name == "spm"
+    tekken = load_tokenizer(MISTRAL / "tekken_240911.json", name="other")
+    assert tekken.content_hash == load_tokenizer("tekken").content_hash and tekken.name == "other"
+    assert load_tokenizer("tekken").name == "tekken"
+
+
+@pytest.mark.parametrize(
+    "name", ["bpe-nfkc-lower", "sp-unigram", "bytes", "tekken", "mistral-spm", "wordpiece-uncased"]
+)
+def test_tokenizers_survive_pickling(name):
+    tokenizer = tokenizer_named(name)
+    twin = pickle.loads(pickle.dumps(tokenizer))
+    text = "İstanbul ﬁne 中 ☃"
+    assert (
+        twin.spans(text) == tokenizer.spans(text)
+        and twin.content_hash == tokenizer.content_hash
+        and twin.name == tokenizer.name
+    )
+
+
+def test_the_hash_sees_every_part_of_the_tokenizer():
+    base = byte_bpe()
+    variants = [
+        byte_bpe(normalizers.NFKC()),
+        byte_bpe(prefix=True),
+        byte_bpe(size=400),
+        with_added(),
+        wordpiece(True),
+        unigram(),
+    ]
+    hashes = [load_tokenizer(backend).content_hash for backend in [base, *variants]]
+    assert len(set(hashes)) == len(hashes), "two different tokenizers have one hash"
+    assert load_tokenizer(byte_bpe(), name="another name").content_hash == hashes[0]
+
+
+# frames
+
+
+def test_texts_come_as_list_mapping_or_frame():
+    bytes_ = load_tokenizer("bytes")
+    as_frame = pl.DataFrame({"text_id": ["a", "b"], "text": ["x", "yz"]})
+    assert tokenize(as_frame, [bytes_]).equals(tokenize({"a": "x", "b": "yz"}, bytes_))
+    assert tokenize(["x", "yz"], {"renamed": "bytes"})["tokenizer"].unique().to_list() == ["renamed"]
+    assert tokenize(["x"], {}).height == 0
+
+
+def test_many_texts_give_the_same_tokens_as_one_by_one():
+    texts = [*CORPUS[:6], "x"]
+    for name in ("bpe-nfkc-lower", "sp-unigram", "wordpiece-uncased", "tekken"):
+        tokenizer = tokenizer_named(name)
+        together = tokenize(texts, [tokenizer])
+        alone = pl.concat([tokenize({str(k): text}, [tokenizer]) for k, text in enumerate(texts)])
+        assert together.equals(alone)
+
+
+def test_spans_of_a_long_text_take_linear_time():
+    base = "The capital of Italy is Rome; پایتخت ایران İstanbul gökyüzü 中国的首都 ﬁne 𝐛𝐨𝐥𝐝 x=123. "
+    for name in (
+        "bpe",
+        "bpe-nfkc-lower",
+        "unigram-nfkc",
+        "wordpiece-uncased",
+        "char-bpe",
+        "sp-unigram",
+        "tekken",
+        "bytes",
+    ):
+        tokenizer = tokenizer_named(name)
+        tokenizer.cut(base)
+        seconds = {}
+        for n in (5_000, 40_000):
+            text = (base * 1000)[:n]
+            runs = []
+            for _ in range(3):
+                began = time.process_time()
+                tokenizer.cut(text)
+                runs.append(time.process_time() - began)
+            seconds[n] = min(runs)
+        assert seconds[40_000] < 24 * seconds[5_000] + 0.05, (
+            f"{name}: {seconds}; cutting is no longer linear in the text"
+        )
+
+
+def test_a_normaliser_that_looks_around_is_still_aligned():
+    fold = normalizers.Replace(Regex("(?i)colou?r"), "colour")
+    mapped = source_map("My COLOR, ok", fold.normalize_str)
+    assert mapped.target == b"My colour, ok"
+    start, end = mapped.spans(np.array([0, 3, 9]), np.array([2, 9, 13]))
+    assert list(zip(start.tolist(), end.tolist(), strict=True)) == [(0, 2), (3, 8), (8, 12)]
+
+
+# errors, as text
+
+
+def message(error):
+    return str(error.value)
+
+
+def test_a_folder_without_tokenizer_files_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        load_tokenizer(tmp_path)
+    text = message(error)
+    assert text.startswith("load_tokenizer: the folder holds no tokenizer, got []")
+    assert "Looked for tokenizer.json, tekken.json" in text and "save_pretrained" in text and "\n" not in text
+
+
+def test_a_missing_folder_an_unknown_name_and_a_wrong_object_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="load_tokenizer: the path must exist, got .*nowhere"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(
+        KeyError, match=r"unknown tokenizer 'gpt-none'. Built in are \['bytes', 'mistral-spm', 'tekken'\]"
+    ):
+        load_tokenizer("gpt-none")
+    with pytest.raises(
+        TypeError, match="load_tokenizer: needs a name, a path or an object with encode and decode, got int"
+    ):
+        load_tokenizer(3)
+
+
+def test_a_hub_id_without_network_is_one_clear_error(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError) as error:
+        load_tokenizer("no-such-owner/no-such-tokenizer")
+    text = message(error)
+    assert (
+        "no such folder, not in the local hub cache, and the hub cannot be reached from here" in text
+        and "\n" not in text
+    )
+
+
+@pytest.mark.parametrize("name, content", [("tokenizer.json", b'{"version": "1.0", "mod'), ("tokenizer.json", b"{}"), ("tekken.json", b'{"token_bytes": 1'),
+                                           ("tokenizer.model", b"not a model")])  # fmt: skip
+def test_a_damaged_file_is_one_clear_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(tmp_path)
+    text = message(error)
+    assert (
+        text.startswith(f"load_tokenizer: {name} must hold a tokenizer that its library can read, got ")
+        and "\n" not in text
+    )
+
+
+def test_empty_texts_and_lone_surrogates_are_named():
+    with pytest.raises(ValueError, match="tokenize: a text must not be empty, got '' for text_id"):
+        tokenize(["a", ""], ["bytes"])
+    assert tokenize(["a", ""], ["bytes"], allow_empty=True).height == 1
+    for name in NAMES:
+        assert tokenizer_named(name).encode([""]) in ([[]], [tokenizer_named(name).encode([""])[0]])
+        assert all(start == end == 0 for start, end in tokenizer_named(name).spans(""))
+        with pytest.raises(ValueError, match=r"the lone surrogate U\+DC80 at character 1 for text 0"):
+            tokenizer_named(name).encode(["a\udc80"])
+
+
+def test_an_encoding_that_is_not_a_function_is_refused():
+    class Dice(Words):
+        rolls = 0
+
+        def encode(self, text):
+            Dice.rolls += 1
+            return [Dice.rolls % 5]
+
+    with pytest.raises(ValueError, match="encode must be a function of the text, got different ids"):
+        load_tokenizer(Dice(), name="dice")
+    with pytest.raises(ValueError, match="got BPE dropout 0.5"):
+        load_tokenizer(Backend(models.BPE({"a": 0}, [], dropout=0.5)))
+
+
+def test_names_and_text_ids_must_be_distinct():
+    with pytest.raises(ValueError, match=r"tokenizer names must be distinct, got \['bytes'\]"):
+        tokenize(["a"], ["bytes", load_tokenizer("bytes")])
+    with pytest.raises(ValueError, match=r"text_id must be unique, got \['a'\]"):
+        tokenize(pl.DataFrame({"text_id": ["a", "a"], "text": ["x", "y"]}), ["bytes"])
+    with pytest.raises(ValueError, match="needs the columns text_id and text"):
+        tokenize(pl.DataFrame({"text": ["x"]}), ["bytes"])

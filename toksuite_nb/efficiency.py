@@ -7,13 +7,13 @@ __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficienc
            'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'Calibration', 'calibrate', 'presets',
            'preset', 'forecast', 'LabelsNeeded', 'labels_needed']
 
-# %% ../nbs/42_efficiency.ipynb #391e7813
+# %% ../nbs/42_efficiency.ipynb #a5f69a11
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 import warnings
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 import numpy as np
 import polars as pl
 
@@ -40,14 +40,13 @@ def published_tasks() -> pl.DataFrame:  # `task`, `human`, `auc`, `cos_low` (nul
     "Human score, published AUC and CoS-Low (read off the figure) of the 40 Llama tasks."
     return pl.read_csv(data_path("published/llama_tasks.csv"))
 
-# %% ../nbs/42_efficiency.ipynb #ea4a03a8
+# %% ../nbs/42_efficiency.ipynb #7cc414db
 anchors = (50, 100, 200, 500, 1000, 2500, 5000)
 
 
 def efficiency_points(
-    curve: Mapping[Any, Any]
-    | pl.DataFrame,  # Examples -> metric in [0, 1], or one task's rows of a `curve_schema` frame
-    human: float | None = None,  # Human score in [0, 1]; None if not known
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame
+    human: float | int | None = None,  # Human score in [0, 1]; None if not known
     *,
     require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples, as the published code does
 ) -> pl.DataFrame:  # `n`, `metric` (null: not measured), `cleaned`, `share` of the gap, `log2_budget` in [0, 1]
@@ -79,7 +78,7 @@ def _position(n: Shaped[np.ndarray, " n"], largest: int = anchors[-1]) -> Float[
     return np.log2(np.maximum(n, 1)) / np.log2(largest)
 
 
-def _points(curve: Mapping[Any, Any] | pl.DataFrame, human: float | None, require_zero_shot: bool) -> dict[int, float]:
+def _points(curve: Any, human: float | int | None, require_zero_shot: bool) -> dict[int, float]:
     if isinstance(curve, pl.DataFrame):
         curve = _one_curve(curve)
     elif not isinstance(curve, Mapping):
@@ -129,11 +128,10 @@ def _is_budget(n: Any) -> bool:
 def _is_fraction(m: Any) -> bool:
     return isinstance(m, (int, float, np.number)) and not isinstance(m, bool) and bool(0 <= m <= 1)
 
-# %% ../nbs/42_efficiency.ipynb #efb7791b
+# %% ../nbs/42_efficiency.ipynb #957d51e9
 def efficiency_auc(
-    curve: Mapping[Any, Any]
-    | pl.DataFrame,  # Examples -> metric in [0, 1], or one task's rows of a `curve_schema` frame
-    human: float | None = None,  # Human score in [0, 1]; None if not known
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame
+    human: float | int | None = None,  # Human score in [0, 1]; None if not known
     *,
     require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples
 ) -> float:  # In [0, 1]; high means that few examples go a long way
@@ -141,11 +139,10 @@ def efficiency_auc(
     points = efficiency_points(curve, human, require_zero_shot=require_zero_shot)
     return float(np.trapezoid(points["share"].to_numpy(), points["log2_budget"].to_numpy()))
 
-# %% ../nbs/42_efficiency.ipynb #962828d8
+# %% ../nbs/42_efficiency.ipynb #404aaa03
 def efficiency_auc_linear(
-    curve: Mapping[Any, Any]
-    | pl.DataFrame,  # Examples -> metric in [0, 1], or one task's rows of a `curve_schema` frame
-    human: float | None = None,  # Human score in [0, 1]; None if not known
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame
+    human: float | int | None = None,  # Human score in [0, 1]; None if not known
     *,
     require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples
 ) -> float:  # In [0, 1]; not comparable with `efficiency_auc`
@@ -153,10 +150,10 @@ def efficiency_auc_linear(
     points = efficiency_points(curve, human, require_zero_shot=require_zero_shot)
     return float(np.trapezoid(points["share"].to_numpy(), points["n"].to_numpy() / anchors[-1]))
 
-# %% ../nbs/42_efficiency.ipynb #714d3511
+# %% ../nbs/42_efficiency.ipynb #9e13de4c
 def efficiency_table(
     curves: pl.DataFrame,  # `curve_schema`: any number of models, tasks and seeds
-    human: Mapping[str, float | None] | None = None,  # Task -> human score in [0, 1]; missing tasks have none
+    human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; missing tasks have none
     *,
     require_zero_shot: bool = True,  # False: accept curves that start above 0 examples
 ) -> (
@@ -198,12 +195,14 @@ def efficiency_table(
         },
     )
 
-# %% ../nbs/42_efficiency.ipynb #2e90c511
+# %% ../nbs/42_efficiency.ipynb #7cb72730
 @dataclass(frozen=True)
 class EfficiencyCurve:
     "Power-law data-efficiency curve with area `auc`: 0 at zero-shot, 1 at the largest budget."
 
-    auc: float  # Area under the curve over the log2 budget axis, strictly between 0 and 1; larger means fewer examples needed
+    auc: (
+        float | int
+    )  # Area under the curve over the log2 budget axis, strictly between 0 and 1; larger means fewer examples needed
     largest: int = anchors[-1]  # Budget where the curve reaches 1
 
     def __post_init__(self) -> None:
@@ -231,7 +230,7 @@ class EfficiencyCurve:
 
     def share(
         self,
-        n: Sequence[int] | Shaped[np.ndarray, " n"],  # Labelled examples, from 0 to `largest`
+        n: Sequence[float | SupportsIndex] | Shaped[np.ndarray, " n"],  # Labelled examples, from 0 to `largest`
     ) -> Float[np.ndarray, " n"]:  # In [0, 1]
         "Share of the gap closed with each of `n` examples."
         budgets = np.asarray(n)
@@ -244,7 +243,7 @@ class EfficiencyCurve:
 
     def examples(
         self,
-        share: float,  # Of the gap between zero-shot and ceiling, in [0, 1]
+        share: float | int,  # Of the gap between zero-shot and ceiling, in [0, 1]
     ) -> float:  # Labelled examples, from 0 to `largest`
         "Examples needed to close `share` of the gap."
         if not 0 <= share <= 1:
@@ -254,28 +253,28 @@ class EfficiencyCurve:
             )
         return 0.0 if share == 0 else float(2 ** (share ** (1 / self.exponent) * np.log2(self.largest)))
 
-# %% ../nbs/42_efficiency.ipynb #177c1de3
+# %% ../nbs/42_efficiency.ipynb #3fb5fe4a
 @dataclass(frozen=True, eq=False)
 class Calibration:
     "A line from CoS-Low to AUC for one model family, with its errors on tasks left out."
 
     family: str  # Model family and kind of gradient it holds for
-    slope: float  # c of AUC = c * CoS-Low + I
-    intercept: float  # I
+    slope: float | int  # c of AUC = c * CoS-Low + I
+    intercept: float | int  # I
     source: str = ""  # Where the coefficients come from
     residuals: Float[np.ndarray, " tasks"] = field(
         default_factory=lambda: np.zeros(0), repr=False
     )  # AUC minus prediction, task left out
-    baseline: Float[np.ndarray, " tasks"] = field(
+    baseline: Float[np.ndarray, " others"] = field(
         default_factory=lambda: np.zeros(0), repr=False
     )  # AUC minus mean of the other tasks
-    share_residuals: Float[np.ndarray, "tasks budgets"] = field(
+    share_residuals: Float[np.ndarray, "curves budgets"] = field(
         default_factory=lambda: np.zeros((0, len(anchors))), repr=False
     )  # Measured minus forecast share at the anchors, task left out
 
     def auc(
         self,
-        cos_low: float,  # CoS-Low in [-1, 1]
+        cos_low: float | int,  # CoS-Low in [-1, 1]
     ) -> float:  # Predicted AUC; may fall outside (0, 1), where no curve exists
         "Point on the line."
         return self.slope * cos_low + self.intercept
@@ -309,13 +308,13 @@ def _errors(residuals: Float[np.ndarray, " tasks"]) -> tuple[float | None, float
     absolute = np.abs(residuals)
     return float(absolute.mean()), float(np.median(absolute)), float(np.sqrt((residuals**2).mean()))
 
-# %% ../nbs/42_efficiency.ipynb #135804a5
+# %% ../nbs/42_efficiency.ipynb #deaa6e59
 def calibrate(
-    cos_low: Sequence[float] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
-    auc: Sequence[float] | Float[np.ndarray, " tasks"],  # Measured AUC of each task, in the same order
+    cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
+    auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task, in the same order
     *,
     family: str = "calibrated here",  # Model family and kind of gradient, for the record
-    shares: Float[np.ndarray, "tasks budgets"]
+    shares: Shaped[np.ndarray, "..."]
     | None = None,  # Measured share of the gap at the seven anchors, for curve intervals
 ) -> Calibration:  # Coefficients, left-out residuals, and those of the baseline
     "Least-squares line from CoS-Low to AUC, with leave-one-out errors beside the mean-of-others baseline."
@@ -411,19 +410,20 @@ def preset(
         fitted, family=name, slope=slope, intercept=intercept, source=f"{_readme}; errors from its figure, 30 tasks"
     )
 
-# %% ../nbs/42_efficiency.ipynb #1e6b2bcd
+# %% ../nbs/42_efficiency.ipynb #b0d57cf5
 Basis = Literal["measured shares", "auc only"]
 
 
 def forecast(
     cos_low: Any = None,  # CoS-Low in [-1, 1], or the `CosLow` of `toksuite_nb.coslow`; or give `auc`
     *,
-    auc: float | None = None,  # Predicted AUC in (0, 1), instead of `cos_low`
+    auc: float | int | None = None,  # Predicted AUC in (0, 1), instead of `cos_low`
     calibration: Calibration | str | None = None,  # Line and errors, or the name of a preset; needed with `cos_low`
-    zero_shot: float | None = None,  # Metric without fine-tuning; with `ceiling`, the forecast is in the metric
+    zero_shot: float | int | None = None,  # Metric without fine-tuning; with `ceiling`, the forecast is in the metric
     ceiling: float
+    | int
     | None = None,  # Human score or best metric to hope for; without it, the forecast is a share of the gap
-    budgets: Sequence[int] = (0, *anchors),  # Numbers of examples, from 0 to 5000
+    budgets: Sequence[SupportsIndex] | Int[np.ndarray, " n"] = (0, *anchors),  # Numbers of examples, from 0 to 5000
     level: float = 0.9,  # Share of tasks that the interval should hold, at each budget
 ) -> pl.DataFrame:  # `forecast_schema`, and `basis` of the interval (null: no interval)
     "Expected metric, or share of the gap, at each budget, with a prediction interval."
@@ -440,7 +440,7 @@ def forecast(
 
 
 def _curve(
-    cos_low: Any, auc: float | None, calibration: Calibration | str | None, where: str
+    cos_low: Any, auc: float | int | None, calibration: Calibration | str | None, where: str
 ) -> tuple[EfficiencyCurve, Calibration | None]:
     known = preset(calibration) if isinstance(calibration, str) else calibration
     if (cos_low is None) == (auc is None):
@@ -459,7 +459,7 @@ def _curve(
                 f"{where}: cos_low must be a cosine in [-1, 1], got {value}. Pass the value of cos_low(gram)."
             )
         auc = known.auc(value)
-    curve = EfficiencyCurve(auc)
+    curve = EfficiencyCurve(float(auc))
     if not 0.05 <= auc <= 0.95:
         warnings.warn(
             f"{where}: the predicted AUC {auc:.3f} lies outside [0.05, 0.95], where no task was ever measured.",
@@ -468,7 +468,7 @@ def _curve(
     return curve, known
 
 
-def _ends(zero_shot: float | None, ceiling: float | None, where: str) -> tuple[float, float]:
+def _ends(zero_shot: float | int | None, ceiling: float | int | None, where: str) -> tuple[float, float]:
     if (zero_shot is None) != (ceiling is None):
         raise ValueError(
             f"{where}: zero_shot and ceiling belong together, got zero_shot={zero_shot}, ceiling={ceiling}. Pass both, or neither."
@@ -483,7 +483,7 @@ def _ends(zero_shot: float | None, ceiling: float | None, where: str) -> tuple[f
     return float(zero_shot), float(ceiling)
 
 
-def _spread(residuals: Shaped[np.ndarray, "tasks *budgets"], level: float) -> Shaped[np.ndarray, "*budgets"]:
+def _spread(residuals: Shaped[np.ndarray, "tasks budgets"], level: float) -> Shaped[np.ndarray, " budgets"]:
     "Half width that holds the `level` share of tasks, counting the task to come as one more."
     tasks = residuals.shape[0]
     rank = int(np.ceil(level * (tasks + 1) - 1e-9))
@@ -508,7 +508,7 @@ def _bands(
         low = np.maximum.accumulate(np.clip(expected - half, 0, 1))
         high = np.minimum.accumulate(np.clip(expected + half, 0, 1)[::-1])[::-1]
         return {"expected": expected, "low": low, "high": high}, "measured shares"
-    half_width = float(_spread(known.residuals, level))
+    half_width = float(_spread(known.residuals[:, None], level)[0])
     return {
         "expected": expected,
         "low": _limit(x, curve.auc - half_width),
@@ -522,12 +522,12 @@ def _limit(x: Float[np.ndarray, " n"], auc: float) -> Float[np.ndarray, " n"]:
         return (x >= 1).astype(float)
     return (x > 0).astype(float) if auc >= 1 else x ** ((1 - auc) / auc)
 
-# %% ../nbs/42_efficiency.ipynb #9870dc0e
+# %% ../nbs/42_efficiency.ipynb #47c8cdc1
 @dataclass(frozen=True)
 class LabelsNeeded:
     "Answer to: how many labelled examples until the target is reached?"
 
-    target: float  # In the metric, e.g. accuracy
+    target: float | int  # In the metric, e.g. accuracy
     expected: int | None  # Examples by the forecast; None: not reachable
     low: int | None  # Examples if the upper edge of the band holds; None: not reachable, or no interval (see `basis`)
     high: int | None  # Examples if the lower edge holds; None: not reachable within `largest`, or no interval
@@ -549,14 +549,14 @@ class LabelsNeeded:
         high = f"more than {self.largest:,}, or out of reach" if self.high is None else f"{self.high:,}"
         return f"{text}; {self.level:.0%} interval {self.low:,} to {high}."
 
-# %% ../nbs/42_efficiency.ipynb #a2563bc3
+# %% ../nbs/42_efficiency.ipynb #c4cdc2c5
 def labels_needed(
-    target: float,  # Metric to reach, in [0, 1], e.g. accuracy 0.8
-    zero_shot: float,  # Metric without fine-tuning
-    ceiling: float,  # Human score or best metric to hope for
+    target: float | int,  # Metric to reach, in [0, 1], e.g. accuracy 0.8
+    zero_shot: float | int,  # Metric without fine-tuning
+    ceiling: float | int,  # Human score or best metric to hope for
     *,
     cos_low: Any = None,  # CoS-Low in [-1, 1], or a `CosLow`; or give `auc`
-    auc: float | None = None,  # Predicted AUC in (0, 1), instead of `cos_low`
+    auc: float | int | None = None,  # Predicted AUC in (0, 1), instead of `cos_low`
     calibration: Calibration | str | None = None,  # Line and errors, or the name of a preset; needed with `cos_low`
     level: float = 0.9,  # Share of tasks that the interval should hold
 ) -> LabelsNeeded:  # Expected number, interval, and whether the target can be reached at all

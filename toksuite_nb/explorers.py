@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Scene', 'Seen', 'render_scene', 'edits_html', 'TokenizerExplorer', 'RobustnessExplorer', 'EfficiencyExplorer']
 
-# %% ../nbs/52_explorers.ipynb #c1e937a7
-from bisect import bisect_right
+# %% ../nbs/52_explorers.ipynb #20f757c0
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -17,6 +16,7 @@ import altair as alt
 import ipywidgets as w
 import polars as pl
 
+from .alignment import cut_shift
 from .charts import count_chart, drop_chart, efficiency_chart, tokenizer_colours
 from .core import check_frame, drop_schema, token_schema
 from .edits import EditedText
@@ -26,7 +26,7 @@ from .text import check_lang, graphemes, languages, visible, words
 from .tokenizer import Tokenizer, load_tokenizer, tokenize
 from .tokens import TokenStrip, strip_html, text_direction
 
-# %% ../nbs/52_explorers.ipynb #a829b0d2
+# %% ../nbs/52_explorers.ipynb #fb1fcdcc
 _before, _after = "as written", "perturbed"
 
 
@@ -48,13 +48,15 @@ class Seen:
     tokens: pl.DataFrame  # `token_schema`; `text_id` is `as written` or `perturbed`
     counts: pl.DataFrame  # One row per text and tokenizer
     edited: EditedText | None  # The perturbed text with its edits; None if there is none
-    marks: Mapping[str, Mapping[int, str]]  # Tokenizer -> token of the perturbed text -> `edited` or `moved`
+    marks: Mapping[
+        str, Mapping[str, Mapping[int, str]]
+    ]  # Text -> tokenizer -> token -> `touched` or `moved`; empty without a perturbed text
     message: str  # Why something is not shown; empty if all is
 
-# %% ../nbs/52_explorers.ipynb #d1cd7294
+# %% ../nbs/52_explorers.ipynb #6d7c3ed3
 _counts = {
     "text": pl.String, "tokenizer": pl.String, "n_tokens": pl.Int64, "n_words": pl.Int64, "n_graphemes": pl.Int64, "n_bytes": pl.Int64,
-    "tokens_per_word": pl.Float64, "bytes_per_token": pl.Float64, "edited": pl.Int64, "moved": pl.Int64, "boundary_jaccard": pl.Float64,
+    "tokens_per_word": pl.Float64, "bytes_per_token": pl.Float64, "kept": pl.Int64, "touched": pl.Int64, "moved": pl.Int64, "boundary_jaccard": pl.Float64,
 }  # fmt: skip
 
 
@@ -92,46 +94,19 @@ def render_scene(
 
 def _with_perturbed(scene: Scene, plain: Seen, edited: EditedText, tokenizers: Mapping[str, Tokenizer]) -> Seen:
     cut = tokenize({_after: edited.text}, dict(tokenizers), allow_empty=True)
-    marks: dict[str, dict[int, str]] = {}
-    counts = []
-    for name, tokenizer in tokenizers.items():
-        shift = _shift(edited, *(frame.filter(pl.col("tokenizer") == name) for frame in (plain.tokens, cut)))
-        marks[name] = {**dict.fromkeys(shift.moved, "moved"), **dict.fromkeys(shift.touched, "edited")}
-        row = _count(_after, scene, name, cut, edited.text)
-        counts.append(
-            row | {"edited": len(shift.touched), "moved": len(shift.moved), "boundary_jaccard": shift.boundary_jaccard}
-        )
-    return Seen(
-        pl.concat([plain.tokens, cut]),
-        pl.concat([plain.counts, pl.DataFrame(counts, schema=_counts)]),
-        edited,
-        marks,
-        "",
-    )
+    shifts = {name: cut_shift(edited, tokenizer) for name, tokenizer in tokenizers.items()}
+    counts, marks = [], {}
+    for which, side, text in ((_before, "source", scene.text), (_after, "target", edited.text)):
+        marks[which] = {name: _marked(shift.tokens.filter(pl.col("side") == side)) for name, shift in shifts.items()}
+        for name, shift in shifts.items():
+            moves = {status: shift.count(side, status) for status in ("kept", "touched", "moved")}
+            row = _count(which, scene, name, plain.tokens if which == _before else cut, text) | moves
+            counts.append(row | {"boundary_jaccard": shift.boundaries.jaccard})
+    return Seen(pl.concat([plain.tokens, cut]), pl.DataFrame(counts, schema=_counts), edited, marks, "")
 
 
-@dataclass(frozen=True)
-class _Shift:
-    touched: list[int]  # Tokens of the perturbed cut that hold a byte put in, or the place of one taken out
-    moved: list[int]  # The others that are no token of the canonical cut
-    boundary_jaccard: float | None  # Shared boundaries / all boundaries, outside of the edits
-
-
-def _shift(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> _Shift:
-    old = set(before.select("start", "end").iter_rows())
-    spans = edited.spans.select("target_start_byte", "target_end_byte").rows()
-    put = [span for span in spans if span[0] < span[1]]
-    firsts, lasts, gaps = [a for a, _ in put], [b for _, b in put], [a for a, b in spans if a == b]
-    touched, moved = [], []
-    for i, start, end in after.select("i", "start", "end").iter_rows():
-        k, g = bisect_right(lasts, start), bisect_right(gaps, start)
-        if (k < len(put) and firsts[k] < end) or (g < len(gaps) and gaps[g] < end):
-            touched.append(i)
-        elif (edited.unmap_offset(start, side="right"), edited.unmap_offset(end, side="left")) not in old:
-            moved.append(i)
-    left = {edited.map_offset(end) for end in before["end"].to_list()}
-    right = set(after["end"].to_list())
-    return _Shift(touched, moved, len(left & right) / len(left | right) if left | right else None)
+def _marked(tokens: pl.DataFrame) -> dict[int, str]:
+    return dict(tokens.filter(pl.col("status") != "kept").select("i", "status").iter_rows())
 
 
 def _count(which: str, scene: Scene, name: str, tokens: pl.DataFrame, text: str) -> dict[str, Any]:
@@ -148,7 +123,7 @@ def _count(which: str, scene: Scene, name: str, tokens: pl.DataFrame, text: str)
         "bytes_per_token": n_bytes / n if n else None,
     }
 
-# %% ../nbs/52_explorers.ipynb #6090f51f
+# %% ../nbs/52_explorers.ipynb #e4f79c85
 def edits_html(
     edited: EditedText,  # A text and its edits
     *,
@@ -188,9 +163,10 @@ def _table(counts: pl.DataFrame) -> str:
             "",
             "per word",
             "bytes per token",
-            "edited",
+            "kept",
+            "touched",
             "moved",
-            "boundaries kept",
+            "boundaries shared",
         )
     )
     order = {name: k for k, name in enumerate(colours)}
@@ -204,8 +180,7 @@ def _table_row(row: Mapping[str, Any], colour: str, most: Any) -> str:
     numbers = [
         _number(row["tokens_per_word"], ".2f"),
         _number(row["bytes_per_token"], ".2f"),
-        _number(row["edited"], "d"),
-        _number(row["moved"], "d"),
+        *(_number(row[status], ",d") for status in ("kept", "touched", "moved")),
         _number(row["boundary_jaccard"], ".0%"),
     ]
     cells = "".join(f"<td>{text}</td>" for text in numbers)
@@ -228,7 +203,7 @@ _page_css = """<style>
 .tks-out { color: var(--jp-content-font-color1, inherit); }
 </style>"""
 
-# %% ../nbs/52_explorers.ipynb #1fc5d8f8
+# %% ../nbs/52_explorers.ipynb #14adec05
 _samples = {
     "en": "The quick brown fox paid 25 dollars for a café au lait.", "fa": "روباه قهوه‌ای زیرک برای یک فنجان چای ۲۵ تومان داد.",
     "it": "La volpe più svelta pagò 25 euro per un caffè perché pioveva.", "tr": "Hızlı tilki bir fincan kahve için 25 lira ödedi, çünkü üşüyordu.",
@@ -283,12 +258,14 @@ class TokenizerExplorer:
             value=seed, min=0, max=2**31 - 1, description="seed", style=wide, layout=w.Layout(width="180px")
         )
         self.message, self.edits, self.table = w.HTML(), w.HTML(), w.HTML()
-        self.strip, self.strip_after = TokenStrip(), TokenStrip()
+        self.strip, self.strip_after, self._linking = TokenStrip(), TokenStrip(), False
         self.after = w.VBox([w.HTML('<div class="tks-title">perturbed</div>'), self.edits, self.strip_after])
         row = w.Box([self.lang, self.perturbation, self.severity, self.seed], layout=w.Layout(flex_flow="row wrap"))
         self.view = w.VBox([w.HTML(_page_css), self.text, row, self.message, self.strip, self.after, self.table])
         for part in (self.message, self.edits, self.table, self.after):
             part.add_class("tks-out")
+        self.strip.observe(self._link, names="selection")
+        self.strip_after.observe(self._link, names="selection")
         self.lang.observe(self._new_language, names="value")
         self._controls = (self.text, self.perturbation, self.severity, self.seed)
         for control in self._controls:
@@ -351,14 +328,28 @@ class TokenizerExplorer:
             self._draw(self.strip_after, _after, seen.edited.text)
         self.table.value = _table(seen.counts)
 
+    def _link(self, change: Mapping[str, Any]) -> None:
+        # a selection in one text selects the same place in the other, through the edits
+        edited = self.seen.edited
+        if edited is None or self._linking or (self.strip.text, self.strip_after.text) != (edited.source, edited.text):
+            return
+        here, there, carry = self.strip, self.strip_after, edited.map_offset
+        if change["owner"] is there:
+            here, there, carry = there, here, edited.unmap_offset
+        self._linking = True
+        try:
+            there.selection = (
+                [carry(here.selection[0]), carry(here.selection[1], side="right")] if here.selection else []
+            )
+        finally:
+            self._linking = False
+
     def _draw(self, strip: TokenStrip, which: str, text: str) -> None:
         tokens = self.seen.tokens.filter(pl.col("text_id") == which)
         notes = {
             row["tokenizer"]: _note(row) for row in self.seen.counts.filter(pl.col("text") == which).rows(named=True)
         }
-        strip.show(
-            tokens, text if tokens.height else "", marks=self.seen.marks if which == _after else None, notes=notes
-        )
+        strip.show(tokens, text if tokens.height else "", marks=self.seen.marks.get(which), notes=notes)
 
     def __repr__(self) -> str:
         scene = self.state
@@ -375,11 +366,15 @@ class TokenizerExplorer:
         if seen.message:
             parts.append(f'<div class="tks-say">{escape(visible(seen.message))}</div>')
         if seen.tokens.height:
-            parts.append(strip_html(seen.tokens.filter(pl.col("text_id") == _before), self.state.text))
+            parts.append(
+                strip_html(
+                    seen.tokens.filter(pl.col("text_id") == _before), self.state.text, marks=seen.marks.get(_before)
+                )
+            )
         if seen.edited:
             parts += ['<div class="tks-title">perturbed</div>', edits_html(seen.edited)]
             parts.append(
-                strip_html(seen.tokens.filter(pl.col("text_id") == _after), seen.edited.text, marks=seen.marks)
+                strip_html(seen.tokens.filter(pl.col("text_id") == _after), seen.edited.text, marks=seen.marks[_after])
             )
         return "".join([*parts, _table(seen.counts)])
 
@@ -417,7 +412,7 @@ def _options(lang: str) -> list[tuple[str, str | None]]:
 def _note(row: Mapping[str, Any]) -> str:
     parts = [f"{row['n_tokens']:,} token{'' if row['n_tokens'] == 1 else 's'}"]
     parts += [f"{row['tokens_per_word']:.2f} per word"] * (row["tokens_per_word"] is not None)
-    parts += [f"{row['edited']} touched, {row['moved']} moved"] * (row["moved"] is not None)
+    parts += [f"{row['touched']} touched, {row['moved']} moved"] * (row["moved"] is not None)
     return " · ".join(parts)
 
 

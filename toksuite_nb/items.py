@@ -23,7 +23,7 @@ from rapidfuzz import fuzz, process
 from .core import check_frame, derive_rng, item_schema
 from .store import atomic_write, data_dir, data_path, register_data
 
-# %% ../nbs/30_items.ipynb #c3e617d2
+# %% ../nbs/30_items.ipynb #23a4cb2f
 _cldr_locales = {"en": "en", "fa": "fa", "it": "it", "tr": "tr", "zh": "zh_Hans"}
 
 # {s} subject, {d} its genitive, {o} the name of an object, {O} the same as an option; first the prompt and the option, then paraphrases
@@ -51,18 +51,6 @@ _patterns: dict[str, dict[str, tuple[str, ...]]] = {
             "{o} ayı, {s} ayından hemen öncedir.",
         ),
         "zh": ("{s}的上一个月是", "{o}", "{s}之前是{o}。", "{s}的前一个月是{o}。"),
-    },
-    "weekday_next": {
-        "en": ("The day after {s} is", "{o}", "After {s} comes {o}.", "If today is {s}, tomorrow is {o}."),
-        "fa": ("روز بعد از {s}", "{o} است", "پس از {s}، {o} می‌آید.", "اگر امروز {s} باشد، فردا {o} است."),
-        "it": ("Il giorno che segue {s} è", "{o}", "Dopo {s} viene {o}.", "Se oggi è {s}, domani è {o}."),
-        "tr": (
-            "{s} gününden sonraki gün",
-            "{o}",
-            "{s} gününden sonra {o} günü gelir.",
-            "Bugün {s} ise yarın {o} olur.",
-        ),
-        "zh": ("{s}的后一天是", "{o}", "{s}之后是{o}。", "如果今天是{s}，明天就是{o}。"),
     },
     "weekday_two": {
         "en": (
@@ -137,63 +125,55 @@ _patterns: dict[str, dict[str, tuple[str, ...]]] = {
 # articled "of" before the Italian name, genitive suffix after the Turkish one
 _it_of = {
     "BR": "del ",
-    "AO": "dell'",
     "AT": "dell'",
-    "CU": "di ",
     "CO": "della ",
     "EG": "dell'",
     "SR": "del ",
-    "TG": "del ",
     "GA": "del ",
     "IR": "dell'",
-    "JM": "della ",
     "GH": "del ",
+    "SM": "di ",
+    "MD": "della ",
+    "KH": "della ",
+    "AD": "di ",
     "EC": "dell'",
-    "SV": "di ",
     "LI": "del ",
     "GL": "della ",
     "FI": "della ",
-    "GR": "della ",
     "NR": "di ",
-    "TV": "di ",
-    "IE": "dell'",
     "GD": "di ",
+    "NU": "di ",
+    "GG": "di ",
 }
 _tr_of = {
     "BR": "'nın",
-    "AO": "'nın",
     "AT": "'nın",
-    "CU": "'nın",
     "CO": "'nın",
     "EG": "'ın",
     "SR": "'ın",
-    "TG": "'nun",
     "GA": "'un",
     "IR": "'ın",
-    "JM": "'nın",
     "GH": "'nın",
+    "SM": "'nun",
+    "MD": "'nın",
+    "KH": "'nın",
+    "AD": "'nın",
     "EC": "'un",
-    "SV": "'un",
     "LI": "'ın",
     "GL": "'ın",
     "FI": "'nın",
-    "GR": "'ın",
     "NR": "'nun",
-    "TV": "'nun",
-    "IE": "'nın",
     "GD": "'nın",
+    "NU": "'nin",
+    "GG": "'nin",
 }
 
-_currency_of = ("EC", "SV", "LI", "GL", "FI", "GR", "NR", "TV", "IE", "GD")
-_official_of = ("BR", "AO", "AT", "CU", "CO", "EG", "SR", "TG", "GA", "IR", "JM", "GH")
-_script_of = ("ru", "uk", "hi", "mr", "ur", "vi", "sw", "am")
-_rivals = {  # objects that may stand beside the right one
-    "currency": ("USD", "EUR", "CHF", "DKK", "AUD", "NZD", "GBP", "JPY", "XCD"),
-    "official_language": ("pt", "de", "es", "ar", "nl", "fr", "fa", "en", "it", "ro", "km", "sv"),
-    "script": ("Cyrl", "Deva", "Arab", "Latn", "Ethi", "Hebr", "Grek", "Tibt"),
-}
+# one subject for each answer
+_currency_of = ("EC", "LI", "GL", "FI", "NR", "GD", "NU", "GG")
+_official_of = ("BR", "AT", "CO", "EG", "SR", "GA", "IR", "GH", "SM", "MD", "KH", "AD")
+_script_of = ("ru", "hi", "ur", "vi", "am", "yi", "dz")
 
-# %% ../nbs/30_items.ipynb #907c3394
+# %% ../nbs/30_items.ipynb #052ceb8b
 def make_cldr_items() -> (
     pl.DataFrame
 ):  # `fact_id`, `set_id`, `relation`, `lang`, `subject`, `question`, `choices`, `answer`, `sentences`, `source`
@@ -201,11 +181,11 @@ def make_cldr_items() -> (
     import babel
 
     locales = {lang: babel.Locale.parse(code) for lang, code in _cldr_locales.items()}
-    facts = [fact for fact in _relations() if _options(fact, locales)]
+    facts = _balanced(_relations(), locales)
     order = derive_rng(0, "cldr", "answer positions").permutation(len(facts)).tolist()
     rows = []
     for place, (relation, subject, gold) in zip(order, facts, strict=True):
-        answer, options = place % 4, _options((relation, subject, gold), locales)
+        answer, options = place % 4, _options((relation, subject, gold), facts, locales)
         options = [*options[1 : answer + 1], gold, *options[answer + 1 :]]
         set_id = f"cldr-{relation}-{subject}".replace("_", "-")
         for lang, locale in locales.items():
@@ -240,19 +220,23 @@ def _relations() -> list[tuple[str, str, str]]:
     when = date(2025, 1, 1)  # Babel would otherwise answer for today
     facts = [("month_next", str(m), str(m % 12 + 1)) for m in range(1, 13)]
     facts += [("month_previous", str(m), str((m - 2) % 12 + 1)) for m in range(1, 13)]
-    facts += [("weekday_next", str(d), str((d + 1) % 7)) for d in range(7)]
     facts += [("weekday_two", str(d), str((d + 2) % 7)) for d in range(7)]
     facts += [("currency", t, c) for t in _currency_of for c in get_territory_currencies(t, when, when)]
     facts += [("official_language", t, o) for t in _official_of for o in get_official_languages(t, de_facto=True)]
     return facts + [("script", g, get_global("likely_subtags")[g].split("_")[1]) for g in _script_of]
 
 
-def _options(fact: tuple[str, str, str], locales: Mapping[str, Any]) -> list[str]:
+def _balanced(facts: list[tuple[str, str, str]], locales: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    while True:  # a fact without three rivals goes, and with it a rival of others
+        kept = [fact for fact in facts if _options(fact, facts, locales)]
+        if kept == facts:
+            return facts
+        facts = kept
+
+
+def _options(fact: tuple[str, str, str], facts: list[tuple[str, str, str]], locales: Mapping[str, Any]) -> list[str]:
     relation, subject, gold = fact
-    kind = relation.split("_")[0]
-    pool = {"month": [str(m) for m in range(1, 13)], "weekday": [str(d) for d in range(7)]}.get(kind) or _rivals[
-        relation
-    ]
+    pool = sorted({key for kind, _, key in facts if kind == relation})
 
     def name(role: str, key: str, lang: str) -> str:
         return unicodedata.normalize("NFKC", _cldr_name(relation, role, key, locales[lang])).casefold()

@@ -106,7 +106,7 @@ def length_buckets(
         n_targets += size
     return batches
 
-# %% ../nbs/31_lm.ipynb #32d613ef
+# %% ../nbs/31_lm.ipynb #3fba321b
 def tree_logprobs(
     model: Any,  # Causal LM of the `transformers` library
     trees: Sequence[TokenTree],  # One batch, a row each
@@ -125,12 +125,12 @@ def tree_logprobs(
     where = torch.tensor(pairs, device=device)
     with torch.inference_mode(), _evaluating(model), _head_at(model, where) as chosen:
         logits = model(**inputs, use_cache=False).logits
-        logits = logits[0] if chosen else logits[where[:, 0], where[:, 1]]
+        logits = logits[0] if chosen else logits[tuple(where.to(logits.device).T)]
         line = {pair: i for i, pair in enumerate(pairs)}
         lines = [line[row, source] for row, tree in enumerate(trees) for source in tree.sources]
-        targets = torch.from_numpy(np.concatenate([tree.targets for tree in trees])).to(device)
-        at = torch.tensor(lines, device=device)
-        logprobs = (_wide(logits[at, targets.to(logits.device)]) - _log_totals(logits)[at]).cpu().numpy()
+        targets = torch.from_numpy(np.concatenate([tree.targets for tree in trees])).to(logits.device)
+        at = torch.tensor(lines, device=logits.device)
+        logprobs = (_wide(logits[at, targets]) - _log_totals(logits)[at]).cpu().numpy()
     return np.split(logprobs.astype(np.float64), np.cumsum([len(tree.targets) for tree in trees])[:-1])
 
 

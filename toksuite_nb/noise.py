@@ -7,12 +7,13 @@ __all__ = ['keyboard_proximity', 'character_deletion', 'adjacent_swap', 'ocr_err
            'zero_width', 'space_removal', 'choose_edits', 'letter_runs', 'bare_letter', 'read_xkb', 'freeze_keyboards',
            'key_neighbours', 'homophones', 'han_readings', 'scan_confusions', 'look_alikes']
 
-# %% ../nbs/13_noise.ipynb #2e616d56
+# %% ../nbs/13_noise.ipynb #68bddf2f
 from collections.abc import Sequence
 from functools import lru_cache
 import json
 from pathlib import Path
 import re
+from typing import Any
 import unicodedata
 
 import numpy as np
@@ -187,7 +188,7 @@ def homophones(
     "Common characters an input method offers for the same syllable."
     return [(other, n) for other, n in _homophones().get(syllable, []) if other != character and n][:5]
 
-# %% ../nbs/13_noise.ipynb #ba85935e
+# %% ../nbs/13_noise.ipynb #84611995
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
@@ -199,9 +200,10 @@ def han_readings(
     "Phrase-aware pinyin of each Chinese character of a text."
     from pypinyin import Style, lazy_pinyin
 
+    one_by_one: Any = list  # unknown characters stay, each in its own place
     readings: dict[int, str] = {}
     for run in _han.finditer(text):
-        said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=list)
+        said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=one_by_one)
         readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
     return readings
 

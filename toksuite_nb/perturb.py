@@ -128,7 +128,7 @@ def _unknown(name: object) -> str:
         return ""
     return f"perturbation must be a registered name, got {name!r}. Known are {', '.join(known)}.{nearest(name, known)}"
 
-# %% ../nbs/12_perturb.ipynb #8981743b
+# %% ../nbs/12_perturb.ipynb #59d918e6
 def nested_sample(
     text: str,  # The text that the candidates edit
     candidates: Iterable[Edit],  # Edits that could be made; they may overlap
@@ -142,7 +142,8 @@ def nested_sample(
     allowed = _allowed(text, _sorted(candidates), protects)
     order = [allowed[i] for i in rng.permutation(len(allowed))]
     apart = _apart(order, len(graphemes(text)))
-    return _sorted(apart[: ceil(severity * most * len(apart) - 1e-9)])
+    # a product such as 0.1 * 30 can lie a rounding error above 3, which must not cost a fourth edit
+    return _sorted(apart[: max(ceil(severity * most * len(apart) - 1e-9), int(severity > 0))])
 
 
 def _sorted(edits: Iterable[Edit]) -> list[Edit]:
@@ -192,7 +193,7 @@ def _moves_edge(clusters: Sequence[str], head: int, tail: int, edit: Edit) -> bo
         or (edit.end == tail and last[-1:].isspace())
     )
 
-# %% ../nbs/12_perturb.ipynb #de763587
+# %% ../nbs/12_perturb.ipynb #29c7274d
 def perturb(
     text: str,  # Text to perturb; not empty
     name: str,  # Perturbation, a name of `perturbations()`
@@ -257,7 +258,7 @@ def _refusal(edited: EditedText) -> NotApplicable | None:
 def _check_severity(severity: object, where: str) -> None:
     if (
         isinstance(severity, bool)
-        or not isinstance(severity, (int, float))
+        or not isinstance(severity, (int, float, np.integer, np.floating))
         or not isfinite(severity)
         or not 0 <= severity <= 1
     ):
@@ -418,10 +419,10 @@ def not_applied(
     groups = items.filter(pl.col("reason").is_not_null()).group_by("perturbation", "lang", "reason")
     return groups.agg(n=pl.len().cast(pl.Int64)).sort("perturbation", "lang", "reason")
 
-# %% ../nbs/12_perturb.ipynb #1c76d40b
+# %% ../nbs/12_perturb.ipynb #0217a58e
 _sentences = {
     "en": ("The brown cat is 12.", "Naïve café"),
-    "fa": ("گربه ۱۲ ساله است", "کتابِ خوبِ من", "یک PC نو"),
+    "fa": ("گربه ۱۲ ساله است", "کتابِ خوبِ من", "یک Windows نو"),
     "it": ("Perché ha 12 gatti?", "Il prìncipe"),
     "tr": ("İşte 12 küçük kedi", "Ilık çay", "Hâlâ kâr"),
     "zh": ("这只猫12岁。", "Python 是什么", "二十口人", "未来的天空"),

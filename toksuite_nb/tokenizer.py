@@ -336,7 +336,7 @@ class Tokenizer:
             text, ids, [self.pieces[i] for i in ids], _identity(text), lambda: None, self.specials.get("unk")
         )
 
-# %% ../nbs/20_tokenizer.ipynb #5b6e970b
+# %% ../nbs/20_tokenizer.ipynb #b4d5d6fd
 def _identity(text: str) -> str:
     return text
 
@@ -379,13 +379,14 @@ def _assemble(
     normalised: "str | SourceMap",
     hints: Callable[[], Spans | None],
     unknown: int | None,
+    whole: SourceMap | None = None,
 ) -> Cut:
-    "A cut from token bytes and the map of normalised bytes to source bytes."
+    "A cut from token bytes and the map of normalised bytes to source bytes; `whole` still has bytes the vocabulary lacks."
     mapped = source_map(text, _identity) if isinstance(normalised, str) else normalised
     first, last, exact = _place(surfaces, mapped.target, hints)
     start, end = mapped.spans(first, last)
     missing = np.array([i == unknown for i in ids], dtype=bool)
-    return Cut(text, ids, start, end, exact, _lost(mapped, first, last, missing))
+    return Cut(text, ids, start, end, exact, _lost(mapped, first, last, missing, whole or mapped))
 
 
 def _cover(size: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -396,19 +397,22 @@ def _cover(size: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.cumsum(steps)[:size] > 0
 
 
-def _lost(mapped: SourceMap, first: np.ndarray, last: np.ndarray, missing: np.ndarray) -> list[tuple[int, int, str]]:
+def _lost(
+    mapped: SourceMap, first: np.ndarray, last: np.ndarray, missing: np.ndarray, whole: SourceMap
+) -> list[tuple[int, int, str]]:
     "Runs of source bytes that no known token keeps, with the reason."
     target = len(mapped.target)
     kept = _cover(target, first[~missing], last[~missing])
     seen = _cover(target, first[missing], last[missing])
     state = np.where(_cover(mapped.size, mapped.start, mapped.end), 2, 1)
+    state[(state == 1) & _cover(whole.size, whole.start, whole.end)] = 4
     state[_cover(mapped.size, mapped.start[seen], mapped.end[seen])] = 3
     state[_cover(mapped.size, mapped.start[kept], mapped.end[kept])] = 0
     edges = np.flatnonzero(np.diff(np.concatenate(([0], state, [0]))))
-    reasons = ("", "removed by the normaliser", "in no token", "unknown token")
+    reasons = ("", "removed by the normaliser", "in no token", "unknown token", "not in the vocabulary")
     return [(int(a), int(b), reasons[state[a]]) for a, b in pairwise(edges) if state[a]]
 
-# %% ../nbs/20_tokenizer.ipynb #5183f7c3
+# %% ../nbs/20_tokenizer.ipynb #d1da6730
 class BytesTokenizer(Tokenizer):
     "ByT5's rule: byte `b` is id `b + offset`."
 
@@ -423,7 +427,7 @@ class BytesTokenizer(Tokenizer):
         self.offset = offset
 
     @cached_property
-    def pieces(self) -> list[bytes | None]:  # type: ignore[override]
+    def pieces(self) -> list[bytes | None]:
         after = self.vocab_size - self.offset - 256
         return [None] * self.offset + [bytes([b]) for b in range(256)] + [None] * after
 
@@ -433,7 +437,7 @@ class BytesTokenizer(Tokenizer):
     def _content(self) -> Any:
         return [self.offset, self.vocab_size]
 
-# %% ../nbs/20_tokenizer.ipynb #2c2a5bfa
+# %% ../nbs/20_tokenizer.ipynb #bb7e0a41
 class BytePairTokenizer(Tokenizer):
     "A tiktoken `Encoding`, whose ids may be shifted behind special tokens as in Tekken."
 
@@ -451,7 +455,7 @@ class BytePairTokenizer(Tokenizer):
         self.encoding, self.offset = encoding, offset
 
     @cached_property
-    def pieces(self) -> list[bytes | None]:  # type: ignore[override]
+    def pieces(self) -> list[bytes | None]:
         pieces: list[bytes | None] = [None] * self.vocab_size
         for piece in self.encoding.token_byte_values():
             pieces[self.encoding.encode_single_token(piece) + self.offset] = piece
@@ -464,7 +468,7 @@ class BytePairTokenizer(Tokenizer):
     def _content(self) -> Any:
         return [self.pieces, self.encoding._pat_str]
 
-# %% ../nbs/20_tokenizer.ipynb #4898047e
+# %% ../nbs/20_tokenizer.ipynb #9a92f93c
 class SentencePieceTokenizer(Tokenizer):
     "A SentencePiece model through its own library."
 
@@ -484,7 +488,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
 
     @cached_property
-    def pieces(self) -> list[bytes | None]:  # type: ignore[override]
+    def pieces(self) -> list[bytes | None]:
         return [self._piece(i) for i in range(self.vocab_size)]
 
     def _piece(self, i: int) -> bytes | None:
@@ -576,7 +580,7 @@ def _unknown_id(backend: BackendTokenizer, vocabulary: Mapping[str, int]) -> int
     at = re.search(rb'"unk_id":(\d+)', backend.model.__getstate__()[:200])
     return int(at[1]) if at else None
 
-# %% ../nbs/20_tokenizer.ipynb #24bc6f8f
+# %% ../nbs/20_tokenizer.ipynb #674ed405
 class HuggingFaceTokenizer(Tokenizer):
     "A `tokenizers.Tokenizer`: byte-level BPE, Unigram, WordPiece, with any normaliser."
 
@@ -591,7 +595,7 @@ class HuggingFaceTokenizer(Tokenizer):
         backend.no_padding()
         if getattr(backend.model, "dropout", None):
             raise ValueError(
-                f"load_tokenizer: encoding must be a function of the text, got BPE dropout {backend.model.dropout} "
+                f"load_tokenizer: encoding must be a function of the text, got BPE dropout {backend.model.dropout:.3g} "
                 f"for {name!r}. Set tokenizer.model.dropout = None first."
             )
         self.backend = backend
@@ -619,7 +623,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._suffix = getattr(backend.model, "end_of_word_suffix", None) or ""
 
     @cached_property
-    def pieces(self) -> list[bytes | None]:  # type: ignore[override]
+    def pieces(self) -> list[bytes | None]:
         alphabet = _byte_alphabet() if self._byte_level else {}
         pieces: list[bytes | None] = [None] * self.vocab_size
         for token, i in self.backend.get_vocab(with_added_tokens=True).items():
@@ -642,12 +646,18 @@ class HuggingFaceTokenizer(Tokenizer):
         return (token.replace(self._marker, " ") if self._marker else token).encode()
 
     @cached_property
-    def word_initial(self) -> np.ndarray:  # type: ignore[override]
+    def word_initial(self) -> np.ndarray:
         flags = np.zeros(self.vocab_size, dtype=bool)
         if self._prefix:
             for token, i in self.backend.get_vocab(with_added_tokens=False).items():
                 flags[i] = not token.startswith(self._prefix) and self.pieces[i] is not None
         return flags
+
+    @cached_property
+    def _missing_bytes(self) -> bytes:
+        # a byte-level model without an unknown token drops bytes it has no token for, and merges across the hole
+        present = {piece for piece in self.pieces if piece is not None and len(piece) == 1}
+        return bytes(b for b in range(256) if bytes([b]) not in present) if self._byte_level else b""
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode([i for i in ids if self.pieces[i] is not None], skip_special_tokens=True)
@@ -683,7 +693,7 @@ class HuggingFaceTokenizer(Tokenizer):
             key: json.dumps(state[key]) for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
         }
 
-# %% ../nbs/20_tokenizer.ipynb #211129d1
+# %% ../nbs/20_tokenizer.ipynb #93902917
 def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> Cut:
     "A cut from the library's encoding; its offsets only say where added tokens stand and bound the search."
     ids, offsets = encoding.ids, encoding.offsets
@@ -731,11 +741,16 @@ def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], off
     ]
     mapped = source_map(text, tokenizer._normalise, tokenizer._memo)
     known = offsets if tokenizer.backend.normalizer is None else None
+    unknown, missing = tokenizer.specials.get("unk"), tokenizer._missing_bytes
+    if missing and unknown not in ids and mapped.target.translate(None, missing) != mapped.target:
+        stays = ~np.isin(np.frombuffer(mapped.target, dtype=np.uint8), np.frombuffer(missing, dtype=np.uint8))
+        rest = SourceMap(mapped.target.translate(None, missing), mapped.start[stays], mapped.end[stays], mapped.size)
+        return _assemble(text, ids, surfaces, rest, lambda: None, unknown, mapped)
 
     def hints() -> Spans | None:
         return _hints(tokenizer, text, ids, known, mapped.target)
 
-    return _assemble(text, ids, surfaces, mapped, hints, tokenizer.specials.get("unk"))
+    return _assemble(text, ids, surfaces, mapped, hints, unknown)
 
 
 def _hints(
@@ -755,7 +770,7 @@ def _hints(
     at = np.append(0, np.cumsum(widths))
     return [(int(at[a]), int(at[b])) for a, b in offsets]
 
-# %% ../nbs/20_tokenizer.ipynb #a7b15863
+# %% ../nbs/20_tokenizer.ipynb #9de18c8a
 class ObjectTokenizer(Tokenizer):
     "Any object with `encode(text) -> ids` and `decode(ids) -> text`."
 
@@ -793,7 +808,7 @@ class ObjectTokenizer(Tokenizer):
             )
 
     @cached_property
-    def pieces(self) -> list[bytes | None]:  # type: ignore[override]
+    def pieces(self) -> list[bytes | None]:
         special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
         return [None if i in special else self._piece(i) for i in range(self.vocab_size)]
 
@@ -818,7 +833,7 @@ class ObjectTokenizer(Tokenizer):
             return super()._cut(text, ids)
         return _cut_groups(self, text, ids)
 
-# %% ../nbs/20_tokenizer.ipynb #35618d03
+# %% ../nbs/20_tokenizer.ipynb #f83781cc
 _probes = ["", "a b", "Ünï\u0301code  中文 \U0001f469\u200d\U0001f52c 123\n"]
 
 
@@ -858,7 +873,7 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     start, end = mapped.spans(first, last)
     alone = np.array([tokenizer.pieces[i] == target[a:b] for i, a, b in zip(ids, first, last, strict=True)], dtype=bool)
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
-    return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing))
+    return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
 
 # %% ../nbs/20_tokenizer.ipynb #6a78a380
 def load_tokenizer(

@@ -78,12 +78,12 @@ def text_direction(
     strong = next((d for c in text if (d := unicodedata.bidirectional(c)) in ("L", "R", "AL")), "L")
     return "ltr" if strong == "L" else "rtl"
 
-# %% ../nbs/51_tokens.ipynb #65347408
+# %% ../nbs/51_tokens.ipynb #43bc18cd
 def strip_rows(
     tokens: pl.DataFrame,  # `token_schema`; one text, any number of tokenizers
     text: str,  # The text whose bytes the offsets count
     *,
-    marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `edited` or `moved`
+    marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
     notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
 ) -> list[
     dict[str, Any]
@@ -141,7 +141,7 @@ def _row(name: str, part: pl.DataFrame, data: bytes, mark: Mapping[int, str], no
         "mark": {str(k): m for k, m in mark.items()},
     }
 
-# %% ../nbs/51_tokens.ipynb #ca7f946b
+# %% ../nbs/51_tokens.ipynb #5a7d4386
 _css = """
 .tks { font-size: 14px; line-height: 1.3; color: var(--jp-content-font-color1, inherit); max-width: 100%; --tks-line: rgba(128,128,128,.75); --tks-hot: #D55E00; }
 .tks-strip { margin: 2px 0 8px; min-width: 0; }
@@ -159,7 +159,7 @@ _css = """
 .tks-partial { border-style: dashed; border-width: 2px; font-size: 12px; } .tks-fallback { border-style: dotted; border-width: 2px; font-size: 12px; }
 .tks-unknown { border-style: double; border-width: 4px; } .tks-special { font-style: italic; }
 .tks-made { text-decoration: underline dotted 2px; text-underline-offset: 3px; }
-.tks-edited { text-decoration: underline solid 3px #D55E00; text-underline-offset: 3px; font-weight: 700; }
+.tks-touched { text-decoration: underline solid 3px #D55E00; text-underline-offset: 3px; font-weight: 700; }
 .tks-moved { text-decoration: underline wavy 2px #0072B2; text-underline-offset: 3px; }
 .tks-lit { box-shadow: 0 0 0 2px var(--tks-hot); }
 .tks-picked { outline: 3px solid currentColor; outline-offset: -1px; font-weight: 700; }
@@ -169,7 +169,7 @@ _css = """
 .tks-area textarea { unicode-bidi: plaintext; text-align: start; font-size: 15px; }
 """
 
-# %% ../nbs/51_tokens.ipynb #027617a3
+# %% ../nbs/51_tokens.ipynb #eb1ae3ef
 _class = {"w": "", "p": " tks-partial", "f": " tks-fallback", "u": " tks-unknown"}
 
 
@@ -177,7 +177,7 @@ def strip_html(
     tokens: pl.DataFrame,  # `token_schema`; one text, any number of tokenizers
     text: str,  # The text whose bytes the offsets count
     *,
-    marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `edited` or `moved`
+    marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
     notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
     limit: int = 400,  # Tokens shown per tokenizer
 ) -> str:  # HTML with its own style sheet, without script
@@ -205,7 +205,7 @@ def _cell(row: Mapping[str, Any], k: int) -> str:
     look += f" tks-{escape(mark)}" if mark else ""
     return f'<span class="tks-t tks-k{k % 4}{look}" title="id {row["id"][k]}, bytes {row["start"][k]}–{row["end"][k]}">{escape(row["show"][k])}</span>'
 
-# %% ../nbs/51_tokens.ipynb #0cf0b25a
+# %% ../nbs/51_tokens.ipynb #2e2339df
 _esm = r"""
 const LOOK = { p: ["tks-partial", "part of a character"], f: ["tks-fallback", "byte fallback"], u: ["tks-unknown", "unknown to the tokenizer"] };
 function make(tag, cls, text) { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; }
@@ -267,7 +267,7 @@ function render({ model, el }) {
     if (watcher) for (const s of strips) for (const part of s.parts) if (!part.built) watcher.observe(part.div);
     if (had >= 0 && strips[had]) strips[had].body.focus({ preventScroll: true });
     key.replaceChildren();
-    if (marks.has("edited")) key.append(make("span", "tks-edited", "touched by an edit"));
+    if (marks.has("touched")) key.append(make("span", "tks-touched", "touched by an edit"));
     if (marks.has("moved")) key.append(make("span", "tks-moved", "moved: not edited, cut differently"));
     paint(); say(null);
   }
@@ -337,7 +337,7 @@ function render({ model, el }) {
     read.append(name, ` · token ${i + 1} of ${row.show.length} · id ${row.id[i]} · `, shown, make("br"));
     read.append(e > s ? `bytes ${s}–${e} of the text: ${hex(cut)}${more}` : `stands for no byte of the text, at byte ${s}`);
     if (LOOK[row.kind[i]]) read.append(` · ${LOOK[row.kind[i]][1]}`);
-    if (row.mark[i]) read.append(row.mark[i] === "edited" ? " · touched by an edit" : " · moved");
+    if (row.mark[i]) read.append(row.mark[i] === "touched" ? " · touched by an edit" : " · moved");
     read.append(make("br"));
     if (e > s) { const u = points(s, e); read.append((row.kind[i] === "p" ? "in " : "") + u.slice(0, 24).join(" ") + (u.length > 24 ? " …" : "")); }
     if (i in row.bytes) read.append(` · decodes to ${row.bytes[i].replace(/../g, "$& ").toUpperCase().slice(0, 288) || "nothing"}`);
@@ -387,7 +387,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../nbs/51_tokens.ipynb #74e244bb
+# %% ../nbs/51_tokens.ipynb #d862fb53
 class TokenStrip(anywidget.AnyWidget):
     "One text as n tokenizers cut it: cells in text order, linked by their bytes, with a selection."
 
@@ -403,7 +403,7 @@ class TokenStrip(anywidget.AnyWidget):
         tokens: pl.DataFrame | None = None,  # `token_schema`; one text, any number of tokenizers
         text: str = "",  # The text whose bytes the offsets count
         *,
-        marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `edited` or `moved`
+        marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
         notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
         **kwargs: Any,  # Further widget traits, e.g. `layout`
     ):
@@ -415,7 +415,7 @@ class TokenStrip(anywidget.AnyWidget):
         tokens: pl.DataFrame,  # `token_schema`; one text
         text: str,  # The text whose bytes the offsets count
         *,
-        marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `edited` or `moved`
+        marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
         notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
     ) -> None:
         "Show another text or other tokens; a selection that no longer fits is cleared."

@@ -1,0 +1,380 @@
+"""Charts, token strips and explorers without a browser: set traits, replay what a page would send, read what it would draw."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import altair as alt
+import polars as pl
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from toksuite_nb.charts import count_chart, drop_chart, efficiency_chart, gram_chart, tokenizer_colours
+from toksuite_nb.core import drop_schema, gram_schema, token_schema
+from toksuite_nb.explorers import EfficiencyExplorer, RobustnessExplorer, Scene, TokenizerExplorer, edits_html, render_scene
+from toksuite_nb.perturb import perturb
+from toksuite_nb.tokenizer import load_tokenizer, tokenize
+from toksuite_nb.tokens import TokenStrip, show_bytes, strip_html, strip_rows, text_direction
+
+HOSTILE = {
+    "markup": "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'",
+    "bidi override": "abc\u202edef\u202c \u2067ghi\u2069",
+    "combining marks": "a" + "\u0301" * 10_000,
+    "nul": "a\x00b",
+    "long word": "x" * 5_000,
+    "emoji family": "👨‍👩‍👧‍👦 ❤️ 🇮🇹",
+    "zero width": "\u200b\u200c\u200d\ufeff\u2060",
+    "unassigned": "\U000e0fff\ufdd0\ue000",
+    "white space": " \t\n\u3000\u00a0",
+    "farsi": "می‌خواهم «کتاب» ۱۲۳",
+}
+INVISIBLE = regex.compile(r"[\p{Cc}\p{Cf}\p{Cn}\p{Co}\p{Zl}\p{Zp}\p{Zs}--[\x20\u200d]]", regex.V1)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {"bytes": load_tokenizer("bytes"), "mistral": load_tokenizer("mistral-spm")}
+
+
+@pytest.fixture
+def explorer(tokenizers):
+    return TokenizerExplorer(tokenizers, text="the quick brown fox", perturbation="adjacent_swap")
+
+
+class Parsed(HTMLParser):
+    """Tags and text of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs), f"an event handler got into the page: {attrs}"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_stays_text(name, tokenizers):
+    text = HOSTILE[name]
+    tokens = tokenize([text], tokenizers)
+    page = Parsed(strip_html(tokens, text))
+    assert set(page.tags) <= {"style", "div", "span", "b", "em"}, "markup of the text became markup of the page"
+    for row in strip_rows(tokens, text):
+        left = [shown for shown in row["show"] if INVISIBLE.search(shown)]
+        assert not left, f"an invisible character was not named: {left[:3]!r}"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.data())
+@example("首é", None)
+def test_every_cut_of_a_text_can_be_shown_and_loses_no_byte(text, data):
+    size = len(text.encode())
+    cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=8)) if data else {1, 4}) if size else []
+    edges = [0, *(c for c in cuts if 0 < c < size), size]
+    for a, b in zip(edges, edges[1:], strict=False):
+        shown = show_bytes(text.encode()[a:b])
+        assert (shown == "") == (a == b)
+        assert "\ufffd" not in shown or "\ufffd" in text, "bytes of a split character must be shown in hexadecimal"
+
+
+def test_a_split_character_is_drawn_as_its_bytes(tokenizers):
+    rows = strip_rows(tokenize(["首"], {"bytes": tokenizers["bytes"]}), "首")
+    assert rows[0]["show"] == ["⟨E9⟩", "⟨A6⟩", "⟨96⟩"]
+    assert rows[0]["kind"] == "ppp"
+
+
+def test_joined_letters_keep_their_form_and_their_bytes(tokenizers):
+    text = "کتاب"
+    (row,) = strip_rows(tokenize([text], {"mistral": tokenizers["mistral"]}), text)
+    plain = "".join(shown.replace("\u200d", "") for shown in row["show"] if not shown.startswith("⟨+"))
+    assert plain == text
+    assert row["show"][-1].startswith("ب") or "\u200d" in row["show"][-2], "alef does not join onwards, the letters before it do"
+
+
+def test_state_is_json_and_needs_no_network(tokenizers):
+    text = "naïve 首 🙂"
+    strip = TokenStrip(tokenize([text], tokenizers), text)
+    state = strip.get_state()
+    json.dumps({key: state[key] for key in ("text", "rows", "direction", "selection")})
+    assert not re.search(r"https?://|import\s*\(|^import ", state["_esm"], re.MULTILINE), "the module must load nothing"
+    assert "innerHTML" not in state["_esm"], "text may only be set through textContent"
+
+
+def test_selection_goes_both_ways(tokenizers):
+    text = "to be"
+    strip = TokenStrip(tokenize([text], tokenizers), text)
+    strip.set_state({"selection": [3, 5]})
+    assert strip.selection == [3, 5]
+    picked = strip.data().filter("selected")
+    assert picked.filter(pl.col("tokenizer") == "bytes")["bytes"].to_list() == [b"b", b"e"]
+    strip.selection = []
+    assert not strip.data()["selected"].any()
+
+
+def test_selection_outside_of_the_text_is_refused(tokenizers):
+    strip = TokenStrip(tokenize(["to be"], tokenizers), "to be")
+    for wrong in ([0, 6], [-1, 2], [3, 2], [1]):
+        with pytest.raises(ValueError, match=r"must be a byte span \(start, end\) with 0 <= start <= end <= 5, or empty"):
+            strip.selection = wrong
+
+
+def test_a_new_text_clears_the_selection(tokenizers):
+    strip = TokenStrip(tokenize(["to be"], tokenizers), "to be")
+    strip.selection = [3, 5]
+    strip.show(tokenize(["a"], tokenizers), "a")
+    assert strip.selection == []
+
+
+def test_tokens_of_another_text_are_refused(tokenizers):
+    with pytest.raises(ValueError, match="Pass the text that was tokenized"):
+        TokenStrip(tokenize(["a longer text"], tokenizers), "short")
+    with pytest.raises(ValueError, match="Filter the frame to one text_id"):
+        TokenStrip(tokenize(["a", "b"], tokenizers), "a")
+
+
+def test_direction_is_that_of_the_first_strong_character():
+    assert [text_direction(t) for t in ("سلام hello", "hello سلام", "12 سلام", "", "首")] == ["rtl", "ltr", "rtl", "ltr", "ltr"]
+
+
+def test_a_long_text_takes_linear_time_and_space(tokenizers):
+    import time
+
+    def seconds(n):
+        text = ("The quick brown fox, naïve. " * 2000)[:n]
+        tokens = tokenize([text], {"bytes": tokenizers["bytes"]})
+        start = time.perf_counter()
+        rows = strip_rows(tokens, text)
+        return time.perf_counter() - start, len(json.dumps(rows, ensure_ascii=False))
+
+    seconds(1_000)
+    (short, small), (long, large) = (min(seconds(n) for _ in range(3)) for n in (4_000, 40_000))
+    assert large < 12 * small
+    assert long < 60 * short + 0.2, f"10 times the text took {long / short:.0f} times as long"
+
+
+def test_a_static_page_is_cut_and_says_so(tokenizers):
+    text = "word " * 1000
+    page = strip_html(tokenize([text], {"bytes": tokenizers["bytes"]}), text, limit=10)
+    assert page.count('role="option"') == 0
+    assert "and 4,990 more" in page
+
+
+# explorers
+
+
+def test_typing_changes_the_strips(explorer):
+    explorer.text.set_state({"value": "to be"})
+    assert explorer.strip.text == "to be"
+    assert [len(row["show"]) for row in explorer.strip.rows] == explorer.data().filter(pl.col("text") == "as written")["n_tokens"].to_list()
+
+
+def test_a_picked_perturbation_and_severity_change_the_text_below(explorer):
+    names = [name for name, _ in explorer.perturbation.options]
+    explorer.perturbation.set_state({"index": names.index("uppercase")})
+    assert explorer.seen.edited.text == "THE QUICK BROWN FOX"
+    explorer.severity.set_state({"value": 0.0})
+    assert explorer.seen.edited.text == "the quick brown fox"
+    assert explorer.data()["touched"].sum() == 0
+
+
+def test_the_seed_decides_the_perturbation(explorer):
+    explorer.perturbation.value = "keyboard_proximity"
+    texts = []
+    for seed in (0, 1, 0):
+        explorer.seed.set_state({"value": seed})
+        texts.append(explorer.seen.edited.text)
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_language_brings_its_own_perturbations_and_example(tokenizers):
+    explorer = TokenizerExplorer(tokenizers)
+    codes = [code for _, code in explorer.lang.options]
+    explorer.lang.set_state({"index": codes.index("fa")})
+    assert explorer.strip.direction == "rtl"
+    assert "uppercase" not in [code for _, code in explorer.perturbation.options]
+    explorer.text.value = "متن من"
+    explorer.lang.set_state({"index": codes.index("en")})
+    assert explorer.text.value == "متن من", "a text that the user typed must survive a change of language"
+
+
+def test_kept_touched_and_moved_add_up(explorer):
+    for row in explorer.data().rows(named=True):
+        assert row["kept"] + row["touched"] + row["moved"] == row["n_tokens"]
+    assert explorer.data()["touched"].sum() > 0
+
+
+def test_selections_are_linked_through_the_edits(tokenizers):
+    explorer = TokenizerExplorer(tokenizers, text="three fox", perturbation="spelled_out")
+    explorer.text.value = "in 25 days"
+    edited = explorer.seen.edited
+    assert edited is not None
+    explorer.strip.selection = [6, 10]
+    start, end = explorer.strip_after.selection
+    assert edited.text.encode()[start:end] == b"days"
+    explorer.strip_after.selection = [start, end - 1]
+    assert explorer.strip.selection == [6, 9]
+
+
+@pytest.mark.parametrize(
+    ("text", "perturbation", "said"),
+    [
+        ("", None, "An empty text has no tokens. Type a sentence"),
+        ("123", "uppercase", "uppercase is not applicable: no lower-case letter"),
+        ("a\ud800b", None, "lone surrogate U+D800"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_the_view(explorer, text, perturbation, said):
+    explorer.perturbation.value = perturbation
+    explorer.text.value = text
+    assert said in explorer.message.value
+    assert said in repr(explorer)
+    assert "Traceback" not in explorer.message.value
+
+
+def test_a_tokenizer_that_breaks_is_named_in_the_view(explorer, monkeypatch):
+    def broken(texts):
+        raise RuntimeError("out of order <b>")
+
+    monkeypatch.setattr(explorer.tokenizers["bytes"], "cuts", broken)
+    explorer.text.value = "again"
+    assert "RuntimeError: out of order &lt;b&gt;" in explorer.message.value
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_explorer_survives_hostile_text(name, explorer):
+    explorer.perturbation.value = "zero_width"
+    explorer.text.set_state({"value": HOSTILE[name]})
+    page = Parsed(explorer._repr_mimebundle_()["text/html"])
+    allowed = {"style", "div", "span", "b", "em", "bdi", "del", "ins", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(page.tags) <= allowed
+    shown = explorer.data()
+    assert shown.filter(pl.col("text") == "as written").height == 2, explorer.message.value
+
+
+def test_rendering_is_pure(tokenizers):
+    scene = Scene("the quick brown fox", "en", "keyboard_proximity", 0.5, 3)
+    first, second = render_scene(scene, tokenizers), render_scene(scene, tokenizers)
+    assert first.counts.equals(second.counts)
+    assert first.tokens.equals(second.tokens)
+    assert first.edited.text == second.edited.text
+
+
+def test_edits_are_escaped():
+    page = edits_html(perturb("<i>quick</i> fox", "character_deletion", "en", seed=0))
+    assert "<i>" not in page
+    assert "<del>" in page
+
+
+def test_a_repr_without_widgets_says_what_is_seen(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert "as written, bytes: 19 tokens" in bundle["text/plain"]
+    assert "tks-t" in bundle["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_wrong_arguments_are_explained(tokenizers):
+    with pytest.raises(ValueError, match="needs at least one tokenizer, got none"):
+        TokenizerExplorer({})
+    with pytest.raises(ValueError, match="names must differ"):
+        TokenizerExplorer(["bytes", "bytes"])
+    with pytest.raises(KeyError, match="lang must be a known language, got 'xx'"):
+        TokenizerExplorer(tokenizers, lang="xx")
+    with pytest.raises(ValueError, match="perturbation must be one for English, got 'nonsense'"):
+        TokenizerExplorer(tokenizers, perturbation="nonsense")
+
+
+# charts
+
+
+def drop_rows(**changes):
+    row = {
+        "model": "m", "tokenizer": "bpe", "perturbation": "fullwidth", "lang": "en", "norm": "char", "n": 50, "n_sets": 50, "canonical": 0.9, "perturbed": 0.4,
+        "drop": 0.5, "relative_drop": 0.55, "chance_corrected": 0.7, "lost": 26, "gained": 1, "p": 0.0001, "p_adjusted": 0.001, "low": 0.4, "high": 0.7, "mde": 0.2,
+    }  # fmt: skip
+    return pl.DataFrame([row | changes], schema={c.name: c.dtype for c in drop_schema.columns})
+
+
+def svg(chart):
+    import io
+
+    sink = io.StringIO()
+    chart.save(sink, format="svg")
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [({}, "55%"), ({"p_adjusted": 0.2}, "(55%)"), ({"mde": None}, "(55%)"), ({"relative_drop": None}, "–"), ({"relative_drop": -0.1}, "-10%")],
+)
+def test_a_cell_says_what_it_is_without_its_colour(changes, label):
+    assert f">{label}<" in svg(drop_chart(drop_rows(**changes)))
+
+
+def test_zero_is_the_middle_of_the_scale():
+    spec = drop_chart(drop_rows()).to_dict()
+    scale = next(layer["encoding"]["color"] for layer in spec["spec"]["layer"] if "scale" in layer["encoding"]["color"])["scale"]
+    assert scale["domain"][0] == -scale["domain"][1]
+    assert scale["domainMid"] == 0
+
+
+def test_the_chart_shows_the_frame_and_not_a_constant():
+    assert ">55%<" in svg(drop_chart(drop_rows()))
+    assert ">12%<" in svg(drop_chart(drop_rows(relative_drop=0.12)))
+
+
+def test_two_numbers_for_a_cell_are_refused():
+    with pytest.raises(ValueError, match="Filter the frame to one value of norm"):
+        drop_chart(pl.concat([drop_rows(), drop_rows(norm="sum")]))
+    with pytest.raises(ValueError, match="needs at least one row"):
+        drop_chart(drop_rows().clear())
+
+
+def test_a_tokenizer_keeps_its_colour():
+    names = ["bpe", "mine", "bytes", "yours"]
+    every = tokenizer_colours(names)
+    assert all(tokenizer_colours([name])[name] == every[name] for name in names if name not in ("mine", "yours"))
+    assert len(set(every.values())) == len(names)
+
+
+def test_charts_of_empty_or_null_frames_do_not_fail_silently():
+    with pytest.raises(ValueError, match="at least one pair"):
+        gram_chart(gram_schema.empty())
+    nulls = pl.DataFrame({"i": [0], "j": [0], "layer": ["all"], "dot": [0.0], "cosine": [None]}).cast({"cosine": pl.Float64})
+    assert svg(gram_chart(nulls))
+    assert svg(count_chart(token_schema.empty()))
+
+
+def test_the_budget_axis_is_log2():
+    outlook = pl.DataFrame({"n": [0, 50, 5000], "expected": [0.5, 0.7, 0.9], "low": [0.5, 0.6, 0.8], "high": [0.5, 0.8, 0.95]})
+    spec = efficiency_chart(outlook, target=0.8).to_dict()
+    scales = [layer["encoding"]["x"]["scale"] for layer in spec["layer"] if "scale" in layer.get("encoding", {}).get("x", {})]
+    assert scales
+    assert all(scale["type"] == "log" and scale["base"] == 2 for scale in scales)
+
+
+def test_robustness_explorer_filters():
+    explorer = RobustnessExplorer(pl.concat([drop_rows(lang=lang, norm=norm) for lang in ("en", "fa") for norm in ("char", "sum")]))
+    assert explorer.data().height == 2
+    explorer.lang.set_state({"index": 2})
+    assert explorer.data()["lang"].to_list() == ["fa"]
+    explorer.norm.set_state({"index": 1})
+    assert explorer.data()["norm"].to_list() == ["sum"]
+    assert "esm.sh" not in explorer.panel.get_state()["_esm"], "the chart would load its library from the network"
+
+
+def test_efficiency_explorer_moves_its_target():
+    explorer = EfficiencyExplorer(auc=0.8, zero_shot=0.5, ceiling=0.9)
+    explorer.target.set_state({"value": 0.7})
+    few = explorer.needed.expected
+    explorer.target.set_state({"value": 0.85})
+    assert explorer.needed.expected > few
+    assert f"{explorer.needed.expected:,} labelled examples" in explorer.answer.value
+    explorer.target.set_state({"value": 0.95})
+    assert "not reachable" in explorer.answer.value
+    assert alt.JupyterChart._is_offline
