@@ -152,13 +152,13 @@ def _check_cells(df: pl.DataFrame, rows: str) -> None:
             f"Filter the frame to one value of {' and '.join(differ) or 'what else differs'}."
         )
 
-# %% ../nbs/50_charts.ipynb #0ac06b04
+# %% ../nbs/50_charts.ipynb #b3654931
 def efficiency_chart(
     forecast_frame: pl.DataFrame,  # `forecast_schema`; `n` = 0 is zero-shot
     curves: pl.DataFrame | None = None,  # `curve_schema`: measured points
-    target: float | None = None,  # Metric to reach, drawn as a level
+    target: float | int | None = None,  # Metric to reach, drawn as a level
     *,
-    needed: float | None = None,  # Labels needed for `target`, drawn as a line to the axis; from `labels_needed`
+    needed: float | int | None = None,  # Labels needed for `target`, drawn as a line to the axis; from `labels_needed`
     metric: str = "expected metric",  # Title of the vertical axis
 ) -> alt.LayerChart:  # Curve, band, points and target
     "Expected metric against the number of labelled examples, on a log2 axis, with its prediction interval."
@@ -221,7 +221,7 @@ def _measured(points: pl.DataFrame, x: alt.X) -> alt.Chart:
     return marks.encode(x=x, y="metric:Q", shape=shape, tooltip=tips)
 
 
-def _target(target: float, needed: float | None, span: list[int]) -> list[alt.Chart]:
+def _target(target: float, needed: float | int | None, span: list[int]) -> list[alt.Chart]:
     inside = needed is not None and span[0] <= needed <= span[1]
     note = f"target {target:g}" + (
         f": {needed:,.0f} labels" if inside else "" if needed is None else f": not within {span[1]:,} labels"

@@ -103,7 +103,7 @@ def _recipe_problems(name: str) -> list[str]:
     rule = f"an algorithm of {_algorithms}, then any of {_normalisers}, joined by hyphens"
     return [] if known else [f"a tokenizer must be {rule}, got {name!r}"]
 
-# %% ../nbs/35_suite.ipynb #1744000e
+# %% ../nbs/35_suite.ipynb #7da7b5bb
 def suite_corpus(
     config: SuiteConfig = SuiteConfig(),  # Its seed decides which statements stand in pairs and which names in lists
 ) -> pl.DataFrame:  # `document`, `lang`, `kind` (`statement`, `pair`, `names`), `text`; one row is a document
@@ -118,13 +118,13 @@ def suite_corpus(
         ]
         names = _territories(str(lang))
         order = rng.permutation(len(names)).tolist()
-        lists = [_commas[str(lang)].join(names[i] for i in order[k : k + 5]) for k in range(0, 5 * _n_lists, 5)]
+        lists = [_commas[str(lang)].join(names[i] for i in order[k : k + 5]) for k in range(0, len(names), 5)]
         for kind, texts in (("statement", said), ("pair", pairs), ("names", lists)):
             rows += [{"lang": lang, "kind": kind, "text": text} for text in texts]
     return pl.DataFrame(rows).with_row_index("document").cast({"document": pl.Int64})
 
 
-_n_pairs = _n_lists = 20
+_n_pairs = 20  # per language
 _stops = {"en": ". ", "fa": ". ", "it": ". ", "tr": ". ", "zh": "。"}
 _commas = {"en": ", ", "fa": "، ", "it": ", ", "tr": ", ", "zh": "、"}
 
@@ -301,17 +301,19 @@ def _wordpiece(normaliser: Any, texts: Sequence[str], vocab_size: int) -> Any:
     )
     return blank(learner.get_vocab())
 
-# %% ../nbs/35_suite.ipynb #a8926933
+# %% ../nbs/35_suite.ipynb #b5ac6994
 def initial_models(
     config: SuiteConfig,  # Architecture and seed
     tokenizers: Mapping[str, Tokenizer],  # By name
 ) -> dict[str, Any]:  # By name, `LlamaForCausalLM` in float32
     "Untrained models: equal trunks, and equal embedding rows for tokens of equal bytes."
-    vocabulary = super_vocabulary(list(tokenizers.values()))
+    vocabulary = super_vocabulary(tokenizers)
     matrices = {
         place: np.stack(
             [
-                derive_rng(config.seed, "suite", place, repr(key)).standard_normal(config.hidden_size, np.float32)
+                derive_rng(config.seed, "suite", place, key.kind, key.value.hex()).standard_normal(
+                    config.hidden_size, np.float32
+                )
                 for key in vocabulary.keys
             ]
         )
