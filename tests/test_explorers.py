@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import altair as alt
 import polars as pl
@@ -13,8 +14,15 @@ from hypothesis import strategies as st
 
 from toksuite_nb.charts import count_chart, drop_chart, efficiency_chart, gram_chart, tokenizer_colours
 from toksuite_nb.core import drop_schema, gram_schema, token_schema
-from toksuite_nb.explorers import EfficiencyExplorer, RobustnessExplorer, Scene, TokenizerExplorer, edits_html, render_scene
-from toksuite_nb.perturb import perturb
+from toksuite_nb.explorers import (
+    EfficiencyExplorer,
+    RobustnessExplorer,
+    Scene,
+    TokenizerExplorer,
+    edits_html,
+    render_scene,
+)
+from toksuite_nb.perturb import perturb, perturbations
 from toksuite_nb.tokenizer import load_tokenizer, tokenize
 from toksuite_nb.tokens import TokenStrip, show_bytes, strip_html, strip_rows, text_direction
 
@@ -77,7 +85,7 @@ def test_every_cut_of_a_text_can_be_shown_and_loses_no_byte(text, data):
     size = len(text.encode())
     cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=8)) if data else {1, 4}) if size else []
     edges = [0, *(c for c in cuts if 0 < c < size), size]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         shown = show_bytes(text.encode()[a:b])
         assert (shown == "") == (a == b)
         assert "\ufffd" not in shown or "\ufffd" in text, "bytes of a split character must be shown in hexadecimal"
@@ -94,7 +102,9 @@ def test_joined_letters_keep_their_form_and_their_bytes(tokenizers):
     (row,) = strip_rows(tokenize([text], {"mistral": tokenizers["mistral"]}), text)
     plain = "".join(shown.replace("\u200d", "") for shown in row["show"] if not shown.startswith("⟨+"))
     assert plain == text
-    assert row["show"][-1].startswith("ب") or "\u200d" in row["show"][-2], "alef does not join onwards, the letters before it do"
+    assert row["show"][-1].startswith("ب") or "\u200d" in row["show"][-2], (
+        "alef does not join onwards, the letters before it do"
+    )
 
 
 def test_state_is_json_and_needs_no_network(tokenizers):
@@ -120,7 +130,9 @@ def test_selection_goes_both_ways(tokenizers):
 def test_selection_outside_of_the_text_is_refused(tokenizers):
     strip = TokenStrip(tokenize(["to be"], tokenizers), "to be")
     for wrong in ([0, 6], [-1, 2], [3, 2], [1]):
-        with pytest.raises(ValueError, match=r"must be a byte span \(start, end\) with 0 <= start <= end <= 5, or empty"):
+        with pytest.raises(
+            ValueError, match=r"must be a byte span \(start, end\) with 0 <= start <= end <= 5, or empty"
+        ):
             strip.selection = wrong
 
 
@@ -139,7 +151,13 @@ def test_tokens_of_another_text_are_refused(tokenizers):
 
 
 def test_direction_is_that_of_the_first_strong_character():
-    assert [text_direction(t) for t in ("سلام hello", "hello سلام", "12 سلام", "", "首")] == ["rtl", "ltr", "rtl", "ltr", "ltr"]
+    assert [text_direction(t) for t in ("سلام hello", "hello سلام", "12 سلام", "", "首")] == [
+        "rtl",
+        "ltr",
+        "rtl",
+        "ltr",
+        "ltr",
+    ]
 
 
 def test_a_long_text_takes_linear_time_and_space(tokenizers):
@@ -171,7 +189,9 @@ def test_a_static_page_is_cut_and_says_so(tokenizers):
 def test_typing_changes_the_strips(explorer):
     explorer.text.set_state({"value": "to be"})
     assert explorer.strip.text == "to be"
-    assert [len(row["show"]) for row in explorer.strip.rows] == explorer.data().filter(pl.col("text") == "as written")["n_tokens"].to_list()
+    assert [len(row["show"]) for row in explorer.strip.rows] == explorer.data().filter(pl.col("text") == "as written")[
+        "n_tokens"
+    ].to_list()
 
 
 def test_a_picked_perturbation_and_severity_change_the_text_below(explorer):
@@ -197,7 +217,7 @@ def test_language_brings_its_own_perturbations_and_example(tokenizers):
     codes = [code for _, code in explorer.lang.options]
     explorer.lang.set_state({"index": codes.index("fa")})
     assert explorer.strip.direction == "rtl"
-    assert "uppercase" not in [code for _, code in explorer.perturbation.options]
+    assert [name for _, name in explorer.perturbation.options] == [None, *perturbations("fa")["name"]]
     explorer.text.value = "متن من"
     explorer.lang.set_state({"index": codes.index("en")})
     assert explorer.text.value == "متن من", "a text that the user typed must survive a change of language"
@@ -310,7 +330,13 @@ def svg(chart):
 
 @pytest.mark.parametrize(
     ("changes", "label"),
-    [({}, "55%"), ({"p_adjusted": 0.2}, "(55%)"), ({"mde": None}, "(55%)"), ({"relative_drop": None}, "–"), ({"relative_drop": -0.1}, "-10%")],
+    [
+        ({}, "55%"),
+        ({"p_adjusted": 0.2}, "(55%)"),
+        ({"mde": None}, "(55%)"),
+        ({"relative_drop": None}, "–"),
+        ({"relative_drop": -0.1}, "-10%"),
+    ],
 )
 def test_a_cell_says_what_it_is_without_its_colour(changes, label):
     assert f">{label}<" in svg(drop_chart(drop_rows(**changes)))
@@ -318,7 +344,9 @@ def test_a_cell_says_what_it_is_without_its_colour(changes, label):
 
 def test_zero_is_the_middle_of_the_scale():
     spec = drop_chart(drop_rows()).to_dict()
-    scale = next(layer["encoding"]["color"] for layer in spec["spec"]["layer"] if "scale" in layer["encoding"]["color"])["scale"]
+    scale = next(
+        layer["encoding"]["color"] for layer in spec["spec"]["layer"] if "scale" in layer["encoding"]["color"]
+    )["scale"]
     assert scale["domain"][0] == -scale["domain"][1]
     assert scale["domainMid"] == 0
 
@@ -345,21 +373,29 @@ def test_a_tokenizer_keeps_its_colour():
 def test_charts_of_empty_or_null_frames_do_not_fail_silently():
     with pytest.raises(ValueError, match="at least one pair"):
         gram_chart(gram_schema.empty())
-    nulls = pl.DataFrame({"i": [0], "j": [0], "layer": ["all"], "dot": [0.0], "cosine": [None]}).cast({"cosine": pl.Float64})
+    nulls = pl.DataFrame({"i": [0], "j": [0], "layer": ["all"], "dot": [0.0], "cosine": [None]}).cast(
+        {"cosine": pl.Float64}
+    )
     assert svg(gram_chart(nulls))
     assert svg(count_chart(token_schema.empty()))
 
 
 def test_the_budget_axis_is_log2():
-    outlook = pl.DataFrame({"n": [0, 50, 5000], "expected": [0.5, 0.7, 0.9], "low": [0.5, 0.6, 0.8], "high": [0.5, 0.8, 0.95]})
+    outlook = pl.DataFrame(
+        {"n": [0, 50, 5000], "expected": [0.5, 0.7, 0.9], "low": [0.5, 0.6, 0.8], "high": [0.5, 0.8, 0.95]}
+    )
     spec = efficiency_chart(outlook, target=0.8).to_dict()
-    scales = [layer["encoding"]["x"]["scale"] for layer in spec["layer"] if "scale" in layer.get("encoding", {}).get("x", {})]
+    scales = [
+        layer["encoding"]["x"]["scale"] for layer in spec["layer"] if "scale" in layer.get("encoding", {}).get("x", {})
+    ]
     assert scales
     assert all(scale["type"] == "log" and scale["base"] == 2 for scale in scales)
 
 
 def test_robustness_explorer_filters():
-    explorer = RobustnessExplorer(pl.concat([drop_rows(lang=lang, norm=norm) for lang in ("en", "fa") for norm in ("char", "sum")]))
+    explorer = RobustnessExplorer(
+        pl.concat([drop_rows(lang=lang, norm=norm) for lang in ("en", "fa") for norm in ("char", "sum")])
+    )
     assert explorer.data().height == 2
     explorer.lang.set_state({"index": 2})
     assert explorer.data()["lang"].to_list() == ["fa"]

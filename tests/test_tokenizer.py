@@ -1,19 +1,22 @@
 "The tokenizer floor: ids of the original libraries, spans that reconstruct the text, losses that are named, errors that help."
 
-from functools import cache
 import io
-from pathlib import Path
 import pickle
 import time
+from functools import cache
+from pathlib import Path
 
-from hypothesis import given, settings, strategies as st
 import mistral_common
 import numpy as np
 import polars as pl
 import pytest
 import sentencepiece
 import tiktoken
-from tokenizers import AddedToken, Regex, Tokenizer as Backend, decoders, models, normalizers, pre_tokenizers, trainers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
 
 MISTRAL = Path(mistral_common.__path__[0]) / "data"
@@ -309,7 +312,9 @@ def test_pieces_are_what_ids_decode_to():
         for i in range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 400)):
             piece = tokenizer.pieces[i]
             if piece is not None and tokenizer.kinds[i] == "whole" and "\ufffd" not in piece.decode():
-                assert tokenizer.decode([i]).strip() == piece.decode().strip(), f"{name}: id {i}"
+                assert tokenizer.decode([i]).strip().removeprefix("##") == piece.decode().strip().removeprefix("##"), (
+                    f"{name}: id {i}"
+                )
 
 
 def test_kinds_tell_fallback_partial_and_unknown_apart():
@@ -563,7 +568,7 @@ def test_a_folder_without_tokenizer_files_is_named(tmp_path):
 
 
 def test_a_missing_folder_an_unknown_name_and_a_wrong_object_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="load_tokenizer: the path must exist, got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"load_tokenizer: the path must exist, got .*nowhere"):
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(
         KeyError, match=r"unknown tokenizer 'gpt-none'. Built in are \['bytes', 'mistral-spm', 'tekken'\]"
@@ -620,7 +625,7 @@ def test_an_encoding_that_is_not_a_function_is_refused():
 
     with pytest.raises(ValueError, match="encode must be a function of the text, got different ids"):
         load_tokenizer(Dice(), name="dice")
-    with pytest.raises(ValueError, match="got BPE dropout 0.5"):
+    with pytest.raises(ValueError, match=r"got BPE dropout 0\.5"):
         load_tokenizer(Backend(models.BPE({"a": 0}, [], dropout=0.5)))
 
 

@@ -47,7 +47,7 @@ def tokenizer_colours(
         colours[name] = _SPARE[slot]
     return {name: colours[name] for name in names}
 
-# %% ../nbs/50_charts.ipynb #5a5739c8
+# %% ../nbs/50_charts.ipynb #eee80c0a
 _TITLES = {"relative_drop": "relative drop", "drop": "drop in accuracy", "chance_corrected": "chance-corrected drop"}
 
 
@@ -60,7 +60,7 @@ def drop_chart(
     "Heatmap of what each perturbation costs; cells that the data do not settle are pale and in brackets."
     df = check_frame(drops, drop_schema, "drop_chart")
     _check_cells(df, rows)
-    limit = max(0.1, df[value].abs().max() or 0.0)
+    limit: float = max([0.1, *df[value].drop_nulls().abs().to_list()])
     settled = (pl.col("mde").is_not_null() & (pl.col("p_adjusted") < 0.05)).fill_null(False)
     percent = (pl.col(value) * 100).round().cast(pl.Int64).cast(pl.String) + "%"
     shown = df.select(
@@ -152,7 +152,7 @@ def _check_cells(df: pl.DataFrame, rows: str) -> None:
             f"Filter the frame to one value of {' and '.join(differ) or 'what else differs'}."
         )
 
-# %% ../nbs/50_charts.ipynb #b3654931
+# %% ../nbs/50_charts.ipynb #52f41e1b
 def efficiency_chart(
     forecast_frame: pl.DataFrame,  # `forecast_schema`; `n` = 0 is zero-shot
     curves: pl.DataFrame | None = None,  # `curve_schema`: measured points
@@ -164,7 +164,7 @@ def efficiency_chart(
     "Expected metric against the number of labelled examples, on a log2 axis, with its prediction interval."
     outlook = check_frame(forecast_frame, forecast_schema, "efficiency_chart").sort("n")
     points = None if curves is None else check_frame(curves, curve_schema, "efficiency_chart")
-    if outlook.is_empty() or (outlook["n"].min() or 0) < 0:
+    if outlook.is_empty() or any(n < 0 for n in outlook["n"].to_list()):
         raise ValueError(
             f"efficiency_chart: a forecast needs rows, all with n >= 0, got n = {outlook['n'].head(5).to_list()}. "
             "Call forecast with budgets=(0, 50, 100, ...)."
@@ -187,7 +187,7 @@ def efficiency_chart(
     tips = ["n:Q", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("expected", "low", "high"))]
     layers: list[alt.Chart] = [
         alt.Chart(outlook)
-        .mark_line(color="#0072B2", strokeWidth=2.5, point=alt.OverlayMarkDef(size=18))
+        .mark_line(color="#0072B2", strokeWidth=2.5, point=outlook.height <= 16 and alt.OverlayMarkDef(size=18))
         .encode(x=x, y=y, tooltip=tips)
     ]
     band = outlook.drop_nulls(["low", "high"])

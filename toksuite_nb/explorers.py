@@ -203,7 +203,7 @@ _page_css = """<style>
 .tks-out { color: var(--jp-content-font-color1, inherit); }
 </style>"""
 
-# %% ../nbs/52_explorers.ipynb #14adec05
+# %% ../nbs/52_explorers.ipynb #7a69684f
 _samples = {
     "en": "The quick brown fox paid 25 dollars for a café au lait.", "fa": "روباه قهوه‌ای زیرک برای یک فنجان چای ۲۵ تومان داد.",
     "it": "La volpe più svelta pagò 25 euro per un caffè perché pioveva.", "tr": "Hızlı tilki bir fincan kahve için 25 lira ödedi, çünkü üşüyordu.",
@@ -411,8 +411,10 @@ def _options(lang: str) -> list[tuple[str, str | None]]:
 
 def _note(row: Mapping[str, Any]) -> str:
     parts = [f"{row['n_tokens']:,} token{'' if row['n_tokens'] == 1 else 's'}"]
-    parts += [f"{row['tokens_per_word']:.2f} per word"] * (row["tokens_per_word"] is not None)
-    parts += [f"{row['touched']} touched, {row['moved']} moved"] * (row["moved"] is not None)
+    if row["tokens_per_word"] is not None:
+        parts.append(f"{row['tokens_per_word']:.2f} per word")
+    if row["moved"] is not None:
+        parts.append(f"{row['touched']:,} touched, {row['moved']:,} moved")
     return " · ".join(parts)
 
 
@@ -422,7 +424,7 @@ def _bundle(view: Any, text: str, html: str, kwargs: Mapping[str, Any]) -> dict[
     data = shown[0] if isinstance(shown, tuple) else shown
     return {**data, "text/plain": text, "text/html": html}
 
-# %% ../nbs/52_explorers.ipynb #8fe1bcc9
+# %% ../nbs/52_explorers.ipynb #4b8b0dc5
 class RobustnessExplorer:
     "Heatmap of drops with pickers for language, length normalisation and measure."
 
@@ -443,7 +445,10 @@ class RobustnessExplorer:
             description="language",
         )
         self.norm = w.Dropdown(
-            options=norms, value="char" if "char" in norms else norms[0], description="normalised by"
+            options=norms,
+            value="char" if "char" in norms else norms[0],
+            description="normalised by",
+            style={"description_width": "100px"},
         )
         measures = [
             ("relative drop", "relative_drop"),

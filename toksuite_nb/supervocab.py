@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['key_kinds', 'Key', 'token_keys', 'SuperVocabulary', 'super_vocabulary']
 
-# %% ../nbs/23_supervocab.ipynb #a3ae1f0b
+# %% ../nbs/23_supervocab.ipynb #bb266e2c
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from jaxtyping import Int
 import numpy as np
 import polars as pl
 
+from .text import UnknownName
 from .tokenizer import Tokenizer, load_tokenizer
 
 # %% ../nbs/23_supervocab.ipynb #33fa33fe
@@ -46,7 +47,7 @@ def token_keys(
         for i, piece in enumerate(loaded.pieces)
     ]
 
-# %% ../nbs/23_supervocab.ipynb #cedfb2b2
+# %% ../nbs/23_supervocab.ipynb #0e1b85a9
 @dataclass(frozen=True)
 class SuperVocabulary:
     "The sorted union of the keys of several tokenizers."
@@ -63,7 +64,7 @@ class SuperVocabulary:
     ) -> Int[np.ndarray, "ids"]:  # Row of each id
         "Where the ids of a tokenizer stand in the super-vocabulary."
         if tokenizer not in self.maps:
-            raise KeyError(f"SuperVocabulary.rows: unknown tokenizer {tokenizer!r}. Known are {sorted(self.maps)}.")
+            raise UnknownName(f"SuperVocabulary.rows: unknown tokenizer {tokenizer!r}. Known are {sorted(self.maps)}.")
         return self.maps[tokenizer]
 
     @cached_property

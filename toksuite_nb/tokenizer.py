@@ -6,7 +6,7 @@
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
            'HuggingFaceTokenizer', 'ObjectTokenizer', 'load_tokenizer', 'tokenize', 'losses']
 
-# %% ../nbs/20_tokenizer.ipynb #e6ce0218
+# %% ../nbs/20_tokenizer.ipynb #5c0bcb69
 from collections.abc import Callable, Mapping, Sequence
 import copy
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 from rapidfuzz.distance import Levenshtein
-import regex
 from tokenizers import Tokenizer as BackendTokenizer
 
 from .core import check_frame, content_hash, token_schema
+from .text import UnknownName, graphemes, nearest
 
-# %% ../nbs/20_tokenizer.ipynb #293855c0
+# %% ../nbs/20_tokenizer.ipynb #23920edb
 @dataclass(frozen=True)
 class SourceMap:
     "For each byte of a normalised text, the source bytes it came from."
@@ -70,7 +70,7 @@ def source_map(
         return SourceMap(target, np.arange(len(source)), np.arange(1, len(source) + 1), len(source))
     memo = {} if memo is None else memo
     units: list[tuple[int, bytes, bool]] = []
-    for grapheme in regex.findall(r"\X", text):
+    for grapheme in graphemes(text):
         if grapheme not in memo:
             memo[grapheme] = _images(grapheme, normalise)
         units += memo[grapheme]
@@ -890,7 +890,7 @@ def load_tokenizer(
         return _from_path(spec, name)
     return _from_object(spec, name)
 
-# %% ../nbs/20_tokenizer.ipynb #8ffb44e6
+# %% ../nbs/20_tokenizer.ipynb #490e725a
 _builtin = {
     "tekken": "Mistral's Tekken (2024-09), 131,072 ids, from mistral-common",
     "mistral-spm": "Mistral's SentencePiece model (v3), 32,768 ids, from mistral-common",
@@ -951,9 +951,9 @@ def _from_path(spec: str | Path, name: str | None) -> Tokenizer:
                 f"load_tokenizer: the path must exist, got {str(spec)!r}. Check the spelling, or save a tokenizer "
                 "there with save_pretrained(folder)."
             )
-        raise KeyError(
+        raise UnknownName(
             f"load_tokenizer: unknown tokenizer {spec!r}. Built in are {sorted(_builtin)}; else give a folder, a tokenizer.json, "
-            "a hub id 'owner/name', or a tokenizer object."
+            f"a hub id 'owner/name', or a tokenizer object.{nearest(spec, _builtin)}"
         )
     return _from_hub(spec, name or spec)
 

@@ -1,0 +1,245 @@
+"Alignment of segmentations and of cuts through edits, and the super-vocabulary."
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from toksuite_nb.alignment import align, boundary_agreement, cut_shift, cut_shifts
+from toksuite_nb.edits import Edit, EditedText
+from toksuite_nb.supervocab import Key, super_vocabulary, token_keys
+from toksuite_nb.text import graphemes
+from toksuite_nb.tokenizer import load_tokenizer
+
+TEXTS = st.lists(
+    st.sampled_from(["a", "b", " ", "é", "e\u0301", "中", "👩‍🔬", "می", "İ", "x", "the ", "\n"]),
+    min_size=0,
+    max_size=14,
+).map("".join)
+
+
+@st.composite
+def segmentations(draw):
+    size = draw(st.integers(0, 20))
+
+    def spans():
+        cuts = sorted(draw(st.lists(st.integers(0, size), max_size=8)))
+        return list(pairwise([0, *cuts, size])) if size else []
+
+    return size, spans(), spans()
+
+
+@settings(max_examples=300)
+@given(drawn=segmentations())
+def test_blocks_hold_every_token_once_and_nothing_straddles_them(drawn):
+    size, a, b = drawn
+    blocks = align(a, b)
+    for spans, name in ((a, "a"), (b, "b")):
+        counted = [
+            k
+            for first, end in zip(blocks[f"{name}_first"], blocks[f"{name}_end"], strict=True)
+            for k in range(first, end)
+        ]
+        assert counted == list(range(len(spans))), "a token is missing or in two blocks"
+    for row in blocks.iter_rows(named=True):
+        inside = a[row["a_first"] : row["a_end"]] + b[row["b_first"] : row["b_end"]]
+        assert min(s for s, _ in inside) == row["start"] and max(e for _, e in inside) == row["end"]
+    assert sum(e - s for s, e in zip(blocks["start"], blocks["end"], strict=True)) == size
+    common = boundary_agreement(a, b, size).shared
+    assert blocks.filter(pl.col("end") > pl.col("start")).height == (common + 1 if size else 0), (
+        "blocks are not the smallest ones"
+    )
+
+
+def test_aligning_a_segmentation_with_itself_gives_only_same():
+    spans = load_tokenizer("tekken").spans("La capitale d'Italia è Roma 👩‍🔬.")
+    assert set(align(spans, spans)["relation"]) == {"same"}
+    found = boundary_agreement(spans, spans, spans[-1][1])
+    assert (found.precision, found.recall, found.jaccard) == (1.0, 1.0, 1.0)
+
+
+def test_tokens_without_a_partner_are_told():
+    assert align([(0, 2), (2, 3)], [(0, 2)])["relation"].to_list() == ["same", "only a"]
+    assert align([], [(0, 2)])["relation"].to_list() == ["only b"]
+    assert align([], []).height == 0
+    with pytest.raises(ValueError, match=r"align: spans must be in reading order with start <= end, got \(3, 2\)"):
+        align([(3, 2)], [])
+
+
+@st.composite
+def edited_texts(draw):
+    source = draw(TEXTS)
+    n = len(graphemes(source))
+    edits, at = [], 0
+    for _ in range(draw(st.integers(0, 3))):
+        if at > n:
+            break
+        start = draw(st.integers(at, n))
+        end = draw(st.integers(start, min(n, start + 2)))
+        content = "".join(graphemes(source)[start:end])
+        target = draw(st.sampled_from(["", "z", "𝐛", " ", "ﬁ", "qq"]))
+        if content != target:
+            edits.append(Edit(start, end, content, target))
+            at = end + 1
+    return EditedText(source, tuple(edits))
+
+
+@settings(max_examples=300)
+@given(edited=edited_texts())
+def test_kept_tokens_are_twins_and_touched_ones_meet_an_edit(edited):
+    for name in ("bytes", "mistral-spm", "tekken"):
+        shift = cut_shift(edited, name)
+        source, target = shift.tokens.filter(side="source"), shift.tokens.filter(side="target")
+        assert source.height == len(load_tokenizer(name).encode([edited.source])[0])
+        assert shift.count("source", "kept") == shift.count("target", "kept")
+        for row in source.filter(status="kept").iter_rows(named=True):
+            twin = target.row(row["twin"], named=True)
+            assert twin["id"] == row["id"] and twin["twin"] == row["i"] and twin["status"] == "kept"
+            raw = edited.source.encode()[row["start"] : row["end"]], edited.text.encode()[twin["start"] : twin["end"]]
+            assert raw[0] == raw[1], "a kept token stands for other bytes"
+        assert shift.tokens.filter((pl.col("status") == "kept") != pl.col("twin").is_not_null()).height == 0
+        if not edited.edits:
+            assert set(shift.tokens["status"]) <= {"kept"} and shift.boundaries.jaccard in (None, 1.0)
+        if name == "bytes":
+            assert shift.count("source", "moved") == shift.count("target", "moved") == 0, "a byte token moved"
+            spans = edited.spans
+            changed = (
+                sum(spans["end_byte"] - spans["start_byte"]),
+                sum(spans["target_end_byte"] - spans["target_start_byte"]),
+            )
+            assert (shift.count("source", "touched"), shift.count("target", "touched")) == changed
+            assert shift.boundaries.jaccard in (None, 1.0)
+
+
+def test_an_insertion_touches_only_the_token_it_splits():
+    edited = EditedText("salt and pepper", (Edit(6, 6, "", "\u200b"),))  # inside " and"
+    shift = cut_shift(edited, "tekken")
+    broken = shift.tokens.filter(side="source", status="touched")
+    assert broken["bytes"].to_list() == [b" and"]
+    between = EditedText("salt and pepper", (Edit(4, 4, "", "!"),))  # between "salt" and " and"
+    assert cut_shift(between, "tekken").count("source", "touched") == 0
+
+
+def test_summaries_of_many_texts_have_one_row_per_text_and_tokenizer():
+    edited = {"a": EditedText("blue", (Edit(0, 1, "b", "B"),)), "b": EditedText("", ())}
+    table = cut_shifts(edited, {"x": "bytes", "y": "tekken"})
+    assert table.select("tokenizer", "text_id").rows() == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
+    assert table.filter(text_id="b")["token_ratio"].null_count() == 2, "an unmeasured ratio must be null"
+    assert cut_shifts({}, ["bytes"]).height == 0
+    assert cut_shifts({}, ["bytes"]).schema == table.schema
+
+
+def test_long_texts_shift_quickly():
+    source = "the brown fox jumps " * 2000
+    edited = EditedText(source, tuple(Edit(k, k + 1, source[k], "z") for k in range(0, len(source), 40)))
+    shift = cut_shift(edited, "bytes")
+    assert shift.count("source", "touched") == len(edited.edits)
+
+
+# super-vocabulary
+
+
+def wordpiece(tokens):
+    backend = Backend(models.WordPiece({t: i for i, t in enumerate(["[UNK]", *tokens])}, unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    return backend
+
+
+def byte_level(tokens):
+    backend = Backend(models.BPE({t: i for i, t in enumerate(tokens)}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    return backend
+
+
+def test_keys_are_bytes_whatever_the_family_writes():
+    assert token_keys(byte_level(["Ã©", "Ġthe", "é"])) == [
+        Key("piece", "é".encode()),
+        Key("piece", b" the"),
+        Key("piece", b"\xe9"),
+    ]
+    assert token_keys(wordpiece(["the", "##the", "é"])) == [
+        Key("role", b"unk"),
+        Key("initial", b"the"),
+        Key("piece", b"the"),
+        Key("initial", "é".encode()),
+    ]
+    keys = token_keys("mistral-spm")
+    assert keys[0:3] == [Key("role", b"unk"), Key("role", b"bos"), Key("role", b"eos")]
+    assert keys[load_tokenizer("mistral-spm").processor.piece_to_id("<0xE4>")] == Key("piece", b"\xe4")
+    assert token_keys("tekken")[3].kind == "own"
+
+
+def test_maps_are_total_sorted_and_independent_of_order():
+    tokenizers = {"w": wordpiece(["the", "##the"]), "b": byte_level(["t", "Ġthe", "the"]), "bytes": "bytes"}
+    union = super_vocabulary(tokenizers)
+    for name, spec in tokenizers.items():
+        assert [union.keys[row] for row in union.rows(name)] == token_keys(load_tokenizer(spec, name))
+    pieces = [key.value for key in union.keys if key.kind == "piece"]
+    assert pieces == sorted(pieces)
+    turned = super_vocabulary(dict(reversed(tokenizers.items())))
+    assert turned.keys == union.keys and all(np.array_equal(turned.rows(n), union.rows(n)) for n in tokenizers)
+    # ##the and the byte-level "the" are the same bytes; the word-initial one is not
+    assert union.rows("w")[2] == union.rows("b")[2] != union.rows("w")[1]
+    assert union.rows("b")[0] == union.rows("bytes")[ord("t") + 3]
+    # the unknown tokens of both share the role
+    assert union.rows("w")[0] == union.rows("bytes")[2]
+
+
+def test_ids_with_the_same_bytes_share_a_row_and_are_counted():
+    counts = super_vocabulary(["mistral-spm"]).counts
+    assert counts["merged"].item() > 0
+    assert counts["ids"].item() - counts["rows"].item() == counts["merged"].item()
+    assert counts["shared"].item() == 0
+
+
+def test_overlap_is_that_of_sets():
+    union = super_vocabulary({"x": byte_level(["a", "b", "c"]), "y": byte_level(["b", "c", "d", "e"])})
+    row = union.overlap().row(by_predicate=(pl.col("a") == "x") & (pl.col("b") == "y"), named=True)
+    assert (row["shared"], row["jaccard"], row["coverage"]) == (2, 2 / 5, 2 / 4)
+
+
+def test_bad_names_are_named():
+    with pytest.raises(ValueError, match="needs at least one tokenizer"):
+        super_vocabulary([])
+    with pytest.raises(KeyError, match="unknown tokenizer 'z'"):
+        super_vocabulary(["bytes"]).rows("z")
+
+
+# intrinsic metrics
+
+
+def test_metrics_equal_a_plain_count():
+    from toksuite_nb.intrinsic import intrinsic
+    from toksuite_nb.text import words
+
+    texts = {"en": ["the cat sat", "a blue sky"], "tr": ["kedi oturdu", "mavi bir gökyüzü"], "zh": ["猫坐着。", "蓝天"]}
+    frame = pl.DataFrame(
+        [(str(k), lang, text) for lang, part in texts.items() for k, text in enumerate(part)],
+        schema=["set_id", "lang", "text"],
+        orient="row",
+    )
+    measured = intrinsic(frame, ["mistral-spm", "tekken", "bytes"])
+    assert not measured.select("tokenizer", "lang", "metric", "aggregation").is_duplicated().any()
+    for name in ("mistral-spm", "tekken", "bytes"):
+        tokenizer = load_tokenizer(name)
+        count = lambda text, tokenizer=tokenizer: len(tokenizer.encode([text])[0])  # noqa: E731
+        for lang, part in texts.items():
+            value = {
+                (r["metric"], r["aggregation"]): r["value"]
+                for r in measured.filter(tokenizer=name, lang=lang).iter_rows(named=True)
+            }
+            bag = [count(word) for text in part for word in words(text, lang)]
+            assert value["fertility", "mean"] == pytest.approx(sum(bag) / len(bag), abs=1e-12)
+            assert value["pcw", "mean"] == pytest.approx(sum(n >= 2 for n in bag) / len(bag), abs=1e-12)
+            ratios = [count(text) / count(reference) for text, reference in zip(part, texts["en"], strict=True)]
+            assert value["parity", "mean_of_ratios"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-12)
+            total = sum(len(text.encode()) for text in part) / sum(map(count, part))
+            assert value["bytes_per_token", "ratio_of_sums"] == pytest.approx(total, abs=1e-12)
+            assert value["roundtrip_exact", "mean"] == 1.0
+            if name == "bytes":
+                assert value["fertility_in_context", "ratio_of_sums"] == pytest.approx(sum(bag) / len(bag), abs=1e-12)
