@@ -1,7 +1,9 @@
 """What the notebook cannot show of items: every embedded row, every file format, hostile records, and the released sample."""
 
 import json
+import re
 import unicodedata
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
@@ -10,8 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toksuite_nb import items as items_module
 from toksuite_nb.core import check_frame, item_schema
-from toksuite_nb.items import audit, cldr_facts, cldr_sentences, load_benchmark, make_cldr_items, make_items
+from toksuite_nb.edits import EditedText
+from toksuite_nb.items import (
+    audit,
+    cldr_facts,
+    cldr_sentences,
+    edits_between,
+    load_benchmark,
+    make_cldr_items,
+    make_items,
+    make_variants,
+)
+from toksuite_nb.perturb import perturb_items
 from toksuite_nb.store import data_path, manifest
 
 LANGUAGES = ["en", "fa", "it", "tr", "zh"]
@@ -37,20 +51,30 @@ def errors(frame):
 # --- the embedded benchmark -----------------------------------------------------------------------------------------
 
 
-def test_the_embedded_benchmark_has_no_error_and_no_warning():
-    report = audit(load_benchmark("embedded"), refuse=True)
+@pytest.mark.parametrize("variants", [False, True])
+def test_the_embedded_benchmark_has_no_error_and_no_warning(variants):
+    report = audit(load_benchmark("embedded", variants=variants), refuse=True)
     assert set(report["severity"]) <= {"note"}, f"an embedded item is biased or malformed: {report.head(3).to_dicts()}"
 
 
 def test_every_set_stands_in_five_languages_with_one_gold_position():
-    sets = load_benchmark().group_by("set_id").agg("lang", pl.col("answer").n_unique())
+    parallel = load_benchmark().filter(pl.col("domain").is_in(["general", "cldr"]))
+    sets = parallel.group_by("set_id").agg("lang", pl.col("answer").n_unique())
     assert all(sorted(langs) == LANGUAGES for langs in sets["lang"]), "a translation is missing or stands twice"
     assert set(sets["answer"]) == {1}, "translations of a set must share the position of the right option"
-    assert load_benchmark(domain="general", lang="en").height >= 24
+
+
+@pytest.mark.parametrize(("domain", "least"), [("general", 40), ("math", 20), ("stem", 40)])
+def test_there_are_as_many_sets_as_promised(domain, least):
+    assert load_benchmark(domain=domain, lang="en").height >= least
+
+
+def test_only_canonical_items_are_loaded_unless_variants_are_asked_for():
+    assert set(load_benchmark("embedded")["perturbation"]) == {"canonical"}
 
 
 def test_right_options_stand_evenly_over_the_positions():
-    for domain in ("general", "cldr"):
+    for domain in ("general", "cldr", "math", "stem"):
         counts = load_benchmark(domain=domain, lang="en")["answer"].value_counts()["count"]
         assert counts.max() - counts.min() <= 1, f"{domain}: a model with a favourite position would gain"
 
@@ -78,30 +102,211 @@ def test_numbers_agree_between_the_translations_of_a_set():
         digits = {
             tuple("".join(str(unicodedata.digit(c)) for c in o if c.isdigit()) for o in row["choices"])
             for row in rows.to_dicts()
-            if "12月" not in "".join(row["choices"])  # dates: Chinese writes the month as a number
+            if not re.search(r"\d月", "".join(row["choices"]))  # dates: Chinese writes the month as a number
         }
         assert len(digits) == 1, f"set {rows['set_id'][0]}: {digits}"
 
 
+VOWELS = {"a": "ı", "ı": "ı", "e": "i", "i": "i", "o": "u", "u": "u", "ö": "ü", "ü": "ü"}
+UNITS = ["sıfır", "bir", "iki", "üç", "dört", "beş", "altı", "yedi", "sekiz", "dokuz"]
+TENS = ["", "on", "yirmi", "otuz", "kırk", "elli", "altmış", "yetmiş", "seksen", "doksan"]
+
+
+def last_turkish_word(number):
+    "The last word of a whole number read aloud, which decides over its suffix."
+    if number % 10 or number == 0:
+        return UNITS[number % 10]
+    if number % 100:
+        return TENS[number % 100 // 10]
+    return "yüz" if number % 1000 else "bin"
+
+
 def test_turkish_copulas_follow_vowel_harmony():
-    vowels = {"a": "ı", "ı": "ı", "e": "i", "i": "i", "o": "u", "u": "u", "ö": "ü", "ü": "ü"}
     irregular = {"Einstein": "ı"}  # read with its German vowel
     voiced = ("Gogh", "Monet")  # read without their last letter
-    words = dict(
-        zip("0123456789", ["sıfır", "bir", "iki", "üç", "dört", "beş", "altı", "yedi", "sekiz", "dokuz"], strict=True)
-    )
-    tens = {"10": "on", "50": "elli", "90": "doksan", "100": "yüz", "200": "yüz", "360": "altmış", "1950": "elli"}
     for row in load_benchmark(domain="general", lang="tr").to_dicts():
         for option in row["choices"]:
             stem, suffix = option[:-3].rstrip("'"), option[-3:]
             if suffix[0] not in "dt" or suffix[2] != "r" or option.endswith(("yapılır", "kaynar")):
                 continue
-            word = tens.get(stem) or (words[stem[-1]] if stem[-1].isdigit() else stem)
-            last = next(c for c in reversed(word.lower().replace("i̇", "i")) if c in vowels)
-            wanted = next((v for name, v in irregular.items() if name in stem), vowels[last])
+            plain = stem.replace(".", "")
+            word = last_turkish_word(int(plain)) if plain.isdigit() else stem
+            last = next(c for c in reversed(word.lower().replace("i̇", "i")) if c in VOWELS)
+            wanted = next((v for name, v in irregular.items() if name in stem), VOWELS[last])
             assert suffix[1] == wanted, f"{option!r}: the suffix should hold {wanted!r}"
             hard = word[-1] in "çfhkpsşt" and not word.endswith(voiced)
             assert suffix[0] == ("t" if hard else "d"), option
+
+
+def test_turkish_suffixes_of_numbers_follow_vowel_harmony():
+    asked = load_benchmark(variants=True).filter((pl.col("lang") == "tr") & (pl.col("perturbation") != "dialects"))
+    found = {(number, suffix) for text in asked["question"] for number, suffix in re.findall(r"(\d+)'(\w+)", text)}
+    assert len(found) >= 10
+    for number, suffix in sorted(found):
+        word = last_turkish_word(int(number))
+        last = next(c for c in reversed(word) if c in VOWELS)
+        vowel = next(c for c in suffix if c in VOWELS)
+        assert vowel in (VOWELS[last], "a" if last in "aıou" else "e"), f"{number}'{suffix}"
+        if suffix[0] in "dt":
+            assert suffix[0] == ("t" if word[-1] in "çfhkpsşt" else "d"), f"{number}'{suffix}"
+
+
+def test_the_right_options_of_the_exercises_are_right():
+    right = [8 + 9, 45 - 18, 7 * 6, 96 // 8, Fraction(15, 100) * 60, Fraction(3, 4) * 40, 2**5, 9, 12 - 5, 15, 4 * 5, 6 * 4, Fraction(15, 4),
+             Fraction(4 + 6 + 11, 3), Fraction(3, 4), Fraction(50), Fraction(120, 2), 6, 12, (3 + 4) * 5, -4 + 10, 1000 - 375, 150, 180]  # fmt: skip
+    items = load_benchmark(domain="math").sort("set_id")
+    assert items.height == len(right)
+    for row, value in zip(items.to_dicts(), right, strict=True):
+        said = [Fraction(re.match(r"-?[\d./]+", o)[0]) for o in row["choices"]]
+        assert said.index(value) == row["answer"], row["question"]
+        assert len(set(said)) == 4, row["question"]
+
+
+# --- hand-written variants ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def variants():
+    return load_benchmark(variants=True).filter(pl.col("perturbation") != "canonical")
+
+
+@pytest.fixture(scope="module")
+def canonical():
+    return {row["item_id"]: row for row in load_benchmark().to_dicts()}
+
+
+def test_every_variant_has_its_canonical_twin_and_its_right_option(variants, canonical):
+    for row in variants.to_dicts():
+        twin = canonical[row["canonical_id"]]
+        for field in ("set_id", "domain", "category", "answer", "delimiter"):
+            assert row[field] == twin[field], f"{row['item_id']}: another {field}"
+        assert row["lang"] == twin["lang"] or row["domain"] == "math"
+        assert len({fold(o) for o in row["choices"]}) == 4
+        assert fold(row["choices"][row["answer"]]) not in fold(row["question"]), (
+            f"{row['item_id']} gives its answer away"
+        )
+        assert (row["severity"], row["seed"], row["reason"]) == (1.0, None, None)
+
+
+def test_the_edits_of_every_variant_replay_and_undo(variants, canonical):
+    for row in variants.to_dicts():
+        twin = canonical[row["canonical_id"]]
+        before = {"question": twin["question"]} | {f"choices[{i}]": o for i, o in enumerate(twin["choices"])}
+        after = {"question": row["question"]} | {f"choices[{i}]": o for i, o in enumerate(row["choices"])}
+        assert {e["field"] for e in row["edits"]} <= set(before)
+        for field, source in before.items():
+            edited = EditedText(source, tuple(e for e in row["edits"] if e["field"] == field))
+            assert edited.text == after[field] and edited.undo() == source, f"{row['item_id']}, {field}"
+        changed = {
+            "question" if field == "question" else "choices" for field in before if before[field] != after[field]
+        }
+        assert row["target"] == (changed.pop() if len(changed) == 1 else "both")
+
+
+def test_the_frozen_variants_are_those_of_the_tables():
+    frozen = make_items(
+        pl.read_ndjson(data_path("benchmark/variants.jsonl"), infer_schema_length=None), name="embedded"
+    )
+    assert make_variants().equals(frozen), "a table of variants changed: run freeze_variants()"
+
+
+def test_the_subsets_of_variants_are_those_of_toksuite_and_large_enough(variants):
+    released = set(pl.read_csv(data_path("published/toksuite_accuracy.csv")).select("task").to_series())
+    names = {"en": "english", "fa": "farsi", "it": "italian", "tr": "turkish", "zh": "chinese"}
+    pairs = {}
+    for row in variants.to_dicts():
+        group = names[row["lang"]] if row["domain"] == "general" else row["domain"]
+        pairs.setdefault(f"toksuite_{group}_{row['perturbation']}", []).append(row)
+    assert set(pairs) <= released, f"not released: {sorted(set(pairs) - released)}"
+    assert len(pairs) >= 50
+    for task, rows in pairs.items():
+        assert len(rows) >= 10, f"{task} has {len(rows)} variants"
+        assert len({row["target"] for row in rows}) == 1, f"{task} mixes targets"
+        assert len({row["set_id"] for row in rows}) >= (3 if task.endswith("_formats") else 10), (
+            f"{task} leans on few sets"
+        )
+
+
+def test_variants_are_distinct_and_well_formed(variants):
+    assert not variants.select("set_id", "lang", "question", "choices").is_duplicated().any()
+    mixed = ("code_language_script_switching", "emoji_substitution")
+    for row in variants.to_dicts():
+        for text in (row["question"], *row["choices"]):
+            assert text == text.strip() == unicodedata.normalize("NFC", text), row["item_id"]
+            assert "  " not in text or row["perturbation"] == "unusual_formatting", row["item_id"]
+            assert "\t" not in text and "⏎" not in text
+            if row["lang"] == "fa":
+                assert not set(text) & set("يكىة٠١٢٣٤٥٦٧٨٩"), f"{row['item_id']}: Arabic letters or digits"
+                assert " \u200c" not in text and "\u200c " not in text and not text.endswith("\u200c"), row["item_id"]
+            if row["perturbation"] not in mixed and row["domain"] != "math":
+                names = {unicodedata.name(c, "").split()[0] for c in text if c.isalpha()} - {"FEMININE", "MASCULINE"}
+                assert names <= {SCRIPT[row["lang"]]}, f"{row['item_id']}: letters of another script in {text!r}"
+
+
+def test_every_dialect_is_named(variants):
+    dialects = variants.filter(pl.col("perturbation") == "dialects")
+    assert not (dialects["notes"] == "").any()
+    assert dialects.group_by("lang").agg(pl.col("notes").n_unique())["notes"].min() >= 3
+    assert (variants.filter(pl.col("perturbation") != "dialects")["notes"] == "").all()
+
+
+def test_exercises_in_another_language_keep_their_numbers(variants, canonical):
+    in_words = {"m-006", "m-015"}  # Farsi writes these fractions in words
+    for row in variants.filter(pl.col("domain") == "math").to_dicts():
+        if row["lang"] == "fa" and row["set_id"] in in_words:
+            continue
+        twin = canonical[row["canonical_id"]]
+        for mine, its in zip((row["question"], *row["choices"]), (twin["question"], *twin["choices"]), strict=True):
+            digits = [sorted(str(unicodedata.digit(c)) for c in text if c.isdigit()) for text in (mine, its)]
+            assert digits[0] == digits[1], f"{row['item_id']}: {mine!r} against {its!r}"
+
+
+def test_a_date_in_another_format_is_the_same_date(variants, canonical):
+    dates = {"g-035": (14, 3, 25), "g-036": (14, 3, 15), "g-037": (20, 7, 24)}
+    for row in variants.filter(pl.col("perturbation") == "date_formats").to_dicts():
+        numbers = [int(n) for n in re.findall(r"\d+", row["question"].replace("10 ", " "))]
+        day, month, year = dates[row["set_id"]]
+        assert day in numbers and {year, 2000 + year} & set(numbers), row["question"]
+        assert set(numbers) <= {day, month, year, 2000 + year}, row["question"]
+
+
+def test_a_filter_keeps_variants_with_their_canonical_items():
+    for chosen in ({"lang": "tr"}, {"domain": "math"}, {"lang": "en", "domain": "stem"}):
+        items = load_benchmark(variants=True, **chosen)
+        assert set(items["canonical_id"]) <= set(items["item_id"]), chosen
+        assert items.filter(pl.col("perturbation") != "canonical").height > 20
+    assert "turkish" not in set(load_benchmark(lang="tr", variants=True)["perturbation"])
+    assert "turkish" in set(load_benchmark(lang="en", variants=True)["perturbation"])
+
+
+def test_variants_are_not_perturbed_again(variants):
+    with pytest.raises(ValueError, match="items must be canonical"):
+        perturb_items(variants, "uppercase", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("colloquial\tg-001\tHow many", "needs 5 columns, has 3"),
+        ("colloquial\tg-999\tHow many\t\t", "there is no canonical item of set 'g-999'"),
+        ("colloquial\tg-001\tHow many\ta|b\t", "has 2 options, its canonical item 4"),
+        ("colloquial\tg-001\t\t\t", "changes nothing"),
+        ("colloquial\tg-001\tThe number of strings on a violin is\t4|6|5|8\t", "changes nothing"),
+    ],
+)
+def test_a_line_that_varies_nothing_is_refused_by_name(line, problem, monkeypatch, tmp_path):
+    table = tmp_path / "variants.tsv"
+    table.write_text(f"perturbation\tset_id\tquestion\tchoices\tnotes\n{line}\n", encoding="utf-8")
+    items_module._embedded()  # read before the tables are exchanged
+    monkeypatch.setattr(items_module, "data_path", lambda name: table)
+    with pytest.raises(ValueError, match=f"^make_variants: .*variants_en.tsv, line 2: {re.escape(problem)}"):
+        make_variants()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=30), st.text(st.characters(codec="utf-8"), max_size=30))
+def test_edits_between_any_two_texts_replay(source, target):
+    assert EditedText.replay(source, edits_between(source, target)) == target
 
 
 # --- facts from CLDR ------------------------------------------------------------------------------------------------
@@ -139,7 +344,8 @@ def test_no_two_facts_share_a_prompt():
 
 def test_embedded_items_carry_source_and_licence():
     listed = manifest().filter(pl.col("name").str.starts_with("benchmark/"))
-    assert {"benchmark/cldr_items.jsonl", "benchmark/general.jsonl"} <= set(listed["name"])
+    files = {"cldr_items.jsonl", "general.jsonl", "math.jsonl", "stem.jsonl", "variants.jsonl", "variants_fa.tsv"}
+    assert {f"benchmark/{name}" for name in files} <= set(listed["name"])
     assert not (listed["licence"] == "").any()
 
 

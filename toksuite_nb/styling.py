@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['styled_words', 'style_rule', 'math_letter', 'alphabet']
 
-# %% ../nbs/15_styling.ipynb #93f4adca
+# %% ../nbs/15_styling.ipynb #411adbd1
 from collections.abc import Callable
 import unicodedata
 
 import numpy as np
 
 from .edits import Edit
+from .noise import letter_runs
 from .perturb import NotApplicable, Perturbation, Rule, nested_sample, register
 from .text import graphemes, lower, upper
 
@@ -79,7 +80,7 @@ def alphabet(
 
     return style
 
-# %% ../nbs/15_styling.ipynb #483d90cf
+# %% ../nbs/15_styling.ipynb #aebc1673
 _latin = ("en", "fa", "it", "tr", "zh")  # Farsi and Chinese texts may hold Latin words and digits
 _no_latin = "no Latin letter or ASCII digit"
 
@@ -103,9 +104,7 @@ def _math_table(style: str) -> dict[str, str]:
 
 
 _register_style(
-    "mathematical_bold",
-    "TokSuite unicode_formatting, decorative_unicode",
-    style_rule(alphabet(_math_table("BOLD")), _no_latin),
+    "mathematical_bold", "TokSuite unicode_formatting", style_rule(alphabet(_math_table("BOLD")), _no_latin)
 )
 _register_style(
     "mathematical_script",
@@ -116,6 +115,25 @@ _register_style(
 _register_style(
     "double_struck", "TokSuite double_struck", style_rule(alphabet(_math_table("DOUBLE-STRUCK")), _no_latin)
 )
+for _name, _style in (("mathematical_italic", "ITALIC"), ("mathematical_monospace", "MONOSPACE"), ("mathematical_sans_bold", "SANS-SERIF BOLD"),
+                      ("mathematical_fraktur", "FRAKTUR")):  # fmt: skip
+    _register_style(_name, "TokSuite unicode_formatting", style_rule(alphabet(_math_table(_style)), _no_latin))
+
+# %% ../nbs/15_styling.ipynb #a0804314
+_decorative = _math_table("BOLD") | dict(zip("+-*/=×÷−", "➕➖✖➗🟰✖➗➖", strict=True))
+
+
+def _decorative_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    places, style = [], alphabet(_decorative)
+    for edit in styled_words(text, style):
+        inside = edit.source[:-1] if edit.source[-1:] in "-/" else edit.source  # a hyphen within a word is no minus
+        arithmetic = any(c.isdigit() for c in edit.source) or all(c in "+-*/=×÷−" for c in edit.source)
+        if arithmetic or not set(inside) & set("+-*/=×÷−"):
+            places.append(edit)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin)
+
+
+_register_style("decorative_unicode", "TokSuite decorative_unicode", _decorative_rule, target="both")
 
 # %% ../nbs/15_styling.ipynb #16affcd9
 _fullwidth = alphabet({chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)})
@@ -142,6 +160,32 @@ def _case_rule(change: Callable[[str, str], str], reason: str) -> Rule:
 
 _register_style("uppercase", "TokSuite capitalization", _case_rule(upper, "no lower-case letter"))
 _register_style("lowercase", "TokSuite lowercase", _case_rule(lower, "no upper-case letter"))
+
+# %% ../nbs/15_styling.ipynb #e6a0efd0
+def _odd_case_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    places = []
+    for i, part in enumerate(graphemes(text)):
+        flipped = upper(part, lang) if part == lower(part, lang) else lower(part, lang)
+        if flipped != part and len(graphemes(flipped)) == 1:
+            places.append(Edit(i, i + 1, part, flipped))
+    return nested_sample(text, places, rng, severity, most=0.5) if places else NotApplicable("no letter with case")
+
+
+register(Perturbation(name="capitalization", category="styling", langs=_latin, unit="share of letters in the other case; half of them at 1.0",
+                      source="TokSuite capitalization", edit=_odd_case_rule))  # fmt: skip
+
+# %% ../nbs/15_styling.ipynb #dbb3139b
+def _hyphenated_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    parts, places = graphemes(text), []
+    for run in letter_runs(parts):
+        letters = [parts[i] for i in run]
+        spelled = "-".join(upper(letter, lang) for letter in letters)
+        if all(upper(letter, lang) != lower(letter, lang) for letter in letters) and spelled != "".join(letters):
+            places.append(Edit(run.start, run.stop, "".join(letters), spelled))
+    return nested_sample(text, places, rng, severity) if places else NotApplicable("no word of letters with case")
+
+
+_register_style("hyphenated", "TokSuite hyphenated_spelling", _hyphenated_rule, target="both")
 
 # %% ../nbs/15_styling.ipynb #c86a4acc
 def _spaced_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
@@ -174,3 +218,70 @@ _circled = {
 }
 _circled |= {c: unicodedata.lookup(f"CIRCLED {unicodedata.name(c)}") for c in "0123456789"}
 _register_style("enclosed", "TokSuite enclosed_characters", style_rule(alphabet(_circled), _no_latin), target="choices")
+
+# %% ../nbs/15_styling.ipynb #6f04ff7d
+_raised: dict[str, str] = {}
+for _code in (*range(0xAA, 0x2100), *range(0xA7F0, 0xA800), *range(0x10780, 0x107C0)):
+    _kind, _, _base = unicodedata.decomposition(chr(_code)).partition(" ")
+    if _kind == "<super>" and len(_base) == 4 and chr(int(_base, 16)).isascii():
+        _raised.setdefault(chr(int(_base, 16)), chr(_code))
+_raised = {
+    c: _raised.get(c) or _raised[c.lower()]
+    for c in _ascii_letters + "0123456789"
+    if c in _raised or c.lower() in _raised
+}
+_raised |= {"a": "\u1d43", "o": "\u1d52"}  # ª and º are ordinal signs, underlined in many fonts
+_register_style(
+    "superscript_letters", "TokSuite superscript_subscript_styling", style_rule(alphabet(_raised), _no_latin)
+)
+
+# %% ../nbs/15_styling.ipynb #27c2f7c5
+_marks_above = "\u0300\u0301\u0302\u0303\u0306\u0307\u030a\u030c\u030f\u0311"
+_marks_below = "\u0323\u0324\u0325\u032d\u032e\u0330\u0331"
+
+
+def _latin_letter(part: str) -> bool:
+    return part[0].isalpha() and unicodedata.name(part[0], "").startswith("LATIN")
+
+
+def _macron(part: str) -> str:
+    return unicodedata.normalize("NFC", part + "\u0304") if _latin_letter(part) else part
+
+
+def _stacked_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    def stack(part: str) -> str:
+        if not _latin_letter(part):
+            return part
+        above = rng.choice(len(_marks_above), size=2, replace=False)
+        below = rng.choice(len(_marks_below), size=int(rng.integers(2)), replace=False)
+        return part + "".join(_marks_above[i] for i in above) + "".join(_marks_below[i] for i in below)
+
+    places = styled_words(text, stack)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable("no Latin letter")
+
+
+_register_style("macron", "TokSuite macron_diacritic", style_rule(_macron, "no Latin letter"))
+_register_style("stacked_marks", "TokSuite diacriticized_styling", _stacked_rule, target="both")
+
+# %% ../nbs/15_styling.ipynb #a45a47f4
+_turned = dict(zip("abcdefghijklmnopqrstuvwxyz", "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹsʇnʌʍxʎz", strict=True))
+_turned |= {c.upper(): turned for c, turned in _turned.items()} | dict(
+    zip("AEFHIJLMNOPSTUVWXYZ", "∀ƎℲHIſ˥WNOԀS⊥∩ΛMX⅄Z", strict=True)
+)
+_turned |= dict(zip("1234567890.,?!()[]'&", "ƖᄅƐㄣϛ9ㄥ860˙'¿¡)(][,⅋", strict=True))
+
+
+def _upside_down_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    turn = alphabet(_turned)
+    places = []
+    for edit in styled_words(text, turn):
+        if any(part[0].isascii() and part[0].isalnum() for part in graphemes(edit.source)):
+            places.append(
+                Edit(
+                    edit.start, edit.end, edit.source, "".join(turn(part) for part in reversed(graphemes(edit.source)))
+                )
+            )
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin)
+
+
+_register_style("upside_down", "TokSuite upside_down_rotated", _upside_down_rule, target="choices")

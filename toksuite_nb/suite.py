@@ -7,9 +7,9 @@ __all__ = ['suite_names', 'special_tokens', 'curve_columns', 'SuiteConfig', 'sui
            'Packed', 'pack', 'packed_loss', 'step_documents', 'step_learning_rate', 'train_model', 'SuiteModel',
            'load_suite', 'train_suite', 'retrain', 'register_suite']
 
-# %% ../nbs/35_suite.ipynb #00c53893
+# %% ../nbs/35_suite.ipynb #618baf82
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import BytesIO
 import json
 import math
@@ -17,7 +17,6 @@ from pathlib import Path
 import shutil
 from tempfile import mkdtemp
 from typing import Any, Literal
-import unicodedata
 
 import numpy as np
 import polars as pl

@@ -6,7 +6,7 @@
 __all__ = ['languages', 'Protect', 'UnknownName', 'nearest', 'check_lang', 'check_text', 'graphemes', 'words', 'word_spans',
            'scripts', 'normal_form', 'lower', 'upper', 'ProtectedSpan', 'protected_spans', 'user_spans', 'visible']
 
-# %% ../nbs/10_text.ipynb #2051c245
+# %% ../nbs/10_text.ipynb #75fbc1e7
 from dataclasses import dataclass
 from difflib import get_close_matches
 import re
@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import regex
 
@@ -236,7 +237,7 @@ def _found_spans(text: str) -> tuple[ProtectedSpan, ...]:
     covers = _cover(text, [m.span() for m in found])
     return tuple(ProtectedSpan(start, end, str(m.lastgroup)) for m, (start, end) in zip(found, covers, strict=True))
 
-# %% ../nbs/10_text.ipynb #012c0cc1
+# %% ../nbs/10_text.ipynb #45f11611
 Protect = Iterable["tuple[int, int] | str | re.Pattern[str]"]
 
 
@@ -246,7 +247,7 @@ def user_spans(
     where: str,  # Public function that asks, for the message
 ) -> list[ProtectedSpan]:  # In order; overlapping ones are joined
     "The spans that a user wants left alone."
-    rules = [protect] if isinstance(protect, str) or hasattr(protect, "finditer") else list(protect)
+    rules: list[Any] = [protect] if isinstance(protect, str) or hasattr(protect, "finditer") else list(protect)
     length, spans, found = len(graphemes(text)), [], []
     for rule in rules:
         if isinstance(rule, str) and rule:
@@ -264,13 +265,10 @@ def user_spans(
     return [ProtectedSpan(start, end, "user") for start, end in _joined(spans)]
 
 
-def _is_span(rule: object, length: int) -> bool:
-    numbers = (
-        isinstance(rule, (tuple, list))
-        and len(rule) == 2
-        and all(hasattr(n, "__index__") and not isinstance(n, bool) for n in rule)
-    )
-    return numbers and 0 <= rule[0] < rule[1] <= length  # type: ignore[index]
+def _is_span(rule: Any, length: int) -> bool:
+    if not isinstance(rule, (tuple, list)) or len(rule) != 2:
+        return False
+    return all(hasattr(n, "__index__") and not isinstance(n, bool) for n in rule) and 0 <= rule[0] < rule[1] <= length
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

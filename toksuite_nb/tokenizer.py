@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
-           'HuggingFaceTokenizer', 'ObjectTokenizer', 'load_tokenizer', 'tokenize', 'losses']
+           'HuggingFaceTokenizer', 'ObjectTokenizer', 'TokenMonsterTokenizer', 'load_tokenizer', 'tokenize', 'losses']
 
-# %% ../nbs/20_tokenizer.ipynb #5c0bcb69
+# %% ../nbs/20_tokenizer.ipynb #ddcb4222
+import base64
+import binascii
 from collections.abc import Callable, Mapping, Sequence
 import copy
 from dataclasses import dataclass, field
@@ -18,7 +20,9 @@ import os
 from pathlib import Path
 import re
 import socket
+from types import FunctionType
 from typing import Any, cast
+import unicodedata
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,7 +33,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 from .core import check_frame, content_hash, token_schema
 from .text import UnknownName, graphemes, nearest
 
-# %% ../nbs/20_tokenizer.ipynb #23920edb
+# %% ../nbs/20_tokenizer.ipynb #369641d2
 @dataclass(frozen=True)
 class SourceMap:
     "For each byte of a normalised text, the source bytes it came from."
@@ -74,10 +78,10 @@ def source_map(
         if grapheme not in memo:
             memo[grapheme] = _images(grapheme, normalise)
         units += memo[grapheme]
-    start, end = _walk(units, target) or _diff(units, target)
+    start, end = _lay(units, target) or _walk(units, target) or _diff(units, target)
     return SourceMap(target, np.array(start, dtype=np.int64), np.array(end, dtype=np.int64), len(source))
 
-# %% ../nbs/20_tokenizer.ipynb #3b48519c
+# %% ../nbs/20_tokenizer.ipynb #8518dcb6
 def _image(part: str, normalise: Callable[[str], str]) -> str:
     "Image of `part` inside a text: between two letters that compose with nothing."
     head, found, tail = normalise("qq").partition("qq")
@@ -99,6 +103,27 @@ def _images(grapheme: str, normalise: Callable[[str], str]) -> list[tuple[int, b
     if "".join(image for _, image in parts) != whole or not parts:
         parts = [(grapheme, whole)]
     return [(len(part.encode()), image.encode(), part == image) for part, image in parts]
+
+
+def _lay(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    "The images end to end, perhaps after one space that the normaliser put in front; None if that is not the target."
+    images = [image for _, image, _ in units]
+    joined = b"".join(images)
+    ahead = int(
+        len(target) == len(joined) + 1 and target.startswith(b" ") and not (images[0].isspace() or images[0] == b"")
+    )
+    if target[ahead:] != joined:
+        return None
+    sizes, widths = (
+        np.array([size for size, _, _ in units], dtype=np.int64),
+        np.array([len(image) for image in images], dtype=np.int64),
+    )
+    here = np.repeat(np.cumsum(sizes) - sizes, widths)
+    within = np.arange(len(joined)) - np.repeat(np.cumsum(widths) - widths, widths)
+    same = np.repeat(np.array([kept for _, _, kept in units], dtype=bool), widths)
+    start = np.where(same, here + within, here)
+    end = np.where(same, start + 1, here + np.repeat(sizes, widths))
+    return np.append(np.zeros(ahead, dtype=np.int64), start), np.append(np.zeros(ahead, dtype=np.int64), end)
 
 
 def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int], list[int]] | None:
@@ -221,7 +246,7 @@ def _fill(surfaces: Sequence[bytes | None], spans: Spans, target: bytes) -> Span
         limit = out[i][0]
     return out
 
-# %% ../nbs/20_tokenizer.ipynb #9b673473
+# %% ../nbs/20_tokenizer.ipynb #a990142c
 @dataclass(frozen=True)
 class Cut:
     "One text as one tokenizer cuts it."
@@ -289,14 +314,37 @@ class Tokenizer:
         "Byte span of each token in `text`."
         return self.cut(text).spans()
 
+    def normalise(
+        self,
+        text: str,  # Text
+    ) -> str:  # What the tokens are cut from
+        "The text as the tokenizer rewrites it before it is cut."
+        _check_texts("normalise", [text])
+        return self._normalise(text)
+
     @property
     def pieces(self) -> list[bytes | None]:  # One per id
         "Exact bytes each id decodes to; None for special tokens and ids without content."
         raise NotImplementedError(f"{type(self).__name__} must say which bytes its ids decode to.")
 
+    @property
+    def written(self) -> list[str | None]:  # One per id
+        "Each id as its own vocabulary writes it, marks such as `##`, `▁` or `Ġ` included; None where there is none."
+        return [None if piece is None else piece.decode("latin-1") for piece in self.pieces]
+
+    @cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:  # Ids before the text, ids after it
+        "Special tokens that the tokenizer's own library puts around a text by default. `encode` and `cut` never add them."
+        return [], []
+
     @cached_property
     def word_initial(self) -> np.ndarray:  # One flag per id
         "Pieces that start a word without a byte that says so (WordPiece `the` beside `##the`)."
+        return np.zeros(self.vocab_size, dtype=bool)
+
+    @cached_property
+    def open_ended(self) -> np.ndarray:  # One flag per id
+        "Pieces that change how the next piece decodes (TokenMonster's capital and deletion marks at the end of a token)."
         return np.zeros(self.vocab_size, dtype=bool)
 
     @cached_property
@@ -331,14 +379,24 @@ class Tokenizer:
     def _fallback_ids(self) -> frozenset[int]:
         return frozenset()
 
+    def _normalise(self, text: str) -> str:
+        return text
+
     def _cut(self, text: str, ids: list[int]) -> Cut:
         return _assemble(
             text, ids, [self.pieces[i] for i in ids], _identity(text), lambda: None, self.specials.get("unk")
         )
 
-# %% ../nbs/20_tokenizer.ipynb #b4d5d6fd
+# %% ../nbs/20_tokenizer.ipynb #592322b9
 def _identity(text: str) -> str:
     return text
+
+
+def _around(full: Sequence[int], bare: Sequence[int]) -> tuple[list[int], list[int]]:
+    "What stands before and after `bare` in `full`."
+    full, bare = list(full), list(bare)
+    at = next((k for k in range(len(full) - len(bare) + 1) if full[k : k + len(bare)] == bare), None)
+    return (full[:at], full[at + len(bare) :]) if at is not None else ([], [])
 
 
 def _kind(i: int, piece: bytes | None, unknown: int | None, fallback: frozenset[int]) -> str:
@@ -412,7 +470,7 @@ def _lost(
     reasons = ("", "removed by the normaliser", "in no token", "unknown token", "not in the vocabulary")
     return [(int(a), int(b), reasons[state[a]]) for a, b in pairwise(edges) if state[a]]
 
-# %% ../nbs/20_tokenizer.ipynb #d1da6730
+# %% ../nbs/20_tokenizer.ipynb #e4155f8d
 class BytesTokenizer(Tokenizer):
     "ByT5's rule: byte `b` is id `b + offset`."
 
@@ -431,13 +489,29 @@ class BytesTokenizer(Tokenizer):
         after = self.vocab_size - self.offset - 256
         return [None] * self.offset + [bytes([b]) for b in range(256)] + [None] * after
 
+    @property
+    def written(self) -> list[str | None]:
+        names = {i: {"bos": "<s>", "eos": "</s>"}.get(role, f"<{role}>") for role, i in self.specials.items()}
+        extra = self.offset + 256
+        return [
+            names.get(
+                i,
+                chr(i - self.offset) if self.offset <= i < extra else f"<extra_id_{i - extra}>" if i >= extra else None,
+            )
+            for i in range(self.vocab_size)
+        ]
+
+    @cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        return [], [self.specials["eos"]] if "eos" in self.specials else []
+
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [[b + self.offset for b in text.encode()] for text in texts]
 
     def _content(self) -> Any:
         return [self.offset, self.vocab_size]
 
-# %% ../nbs/20_tokenizer.ipynb #bb7e0a41
+# %% ../nbs/20_tokenizer.ipynb #122b46b6
 class BytePairTokenizer(Tokenizer):
     "A tiktoken `Encoding`, whose ids may be shifted behind special tokens as in Tekken."
 
@@ -448,11 +522,14 @@ class BytePairTokenizer(Tokenizer):
         offset: int = 0,  # Added to the encoding's ids
         specials: Mapping[str, int] | None = None,  # Role to id; the encoding's end of text if None
         vocab_size: int | None = None,  # Number of ids; the encoding's if None
+        names: Mapping[int, str] | None = None,  # How special tokens are written; the encoding's if None
     ) -> None:
+        _check_single_bytes(name, {piece for piece in encoding.token_byte_values() if len(piece) == 1})
         if specials is None:
             specials = {"eos": encoding.eot_token} if "<|endoftext|>" in encoding.special_tokens_set else {}
         super().__init__(name, offset + encoding.n_vocab if vocab_size is None else vocab_size, specials)
         self.encoding, self.offset = encoding, offset
+        self.names = dict(names) if names is not None else {i: token for token, i in encoding._special_tokens.items()}
 
     @cached_property
     def pieces(self) -> list[bytes | None]:
@@ -461,6 +538,14 @@ class BytePairTokenizer(Tokenizer):
             pieces[self.encoding.encode_single_token(piece) + self.offset] = piece
         return pieces
 
+    @property
+    def written(self) -> list[str | None]:
+        # Tekken writes true Unicode, with U+FFFD for parts of characters; tiktoken has bytes only
+        code, errors = ("utf-8", "replace") if self.offset else ("latin-1", "strict")
+        return [
+            self.names.get(i) if piece is None else piece.decode(code, errors) for i, piece in enumerate(self.pieces)
+        ]
+
     def _encode(self, texts: list[str]) -> list[list[int]]:
         shift = self.offset
         return [[i + shift for i in ids] for ids in self.encoding.encode_ordinary_batch(texts, num_threads=2)]
@@ -468,7 +553,21 @@ class BytePairTokenizer(Tokenizer):
     def _content(self) -> Any:
         return [self.pieces, self.encoding._pat_str]
 
-# %% ../nbs/20_tokenizer.ipynb #9a92f93c
+# %% ../nbs/20_tokenizer.ipynb #d800d940
+def _check_single_bytes(name: str, singles: set[bytes]) -> None:
+    # the library panics on a byte without a rank, and a panic is not an exception
+    missing = [b for b in range(256) if bytes([b]) not in singles]
+    if missing:
+        raise ValueError(
+            f"load_tokenizer: byte-pair ranks must hold all 256 single bytes, got none for {missing[:4]} and {len(missing[4:])} more "
+            f"for {name!r}. Check that the file is complete."
+        )
+
+# %% ../nbs/20_tokenizer.ipynb #d145dcfc
+# a processor can be told to add, reverse or sample by default; ids here are those of the text alone
+_as_is = {"add_bos": False, "add_eos": False, "reverse": False, "emit_unk_piece": False, "enable_sampling": False}
+
+# %% ../nbs/20_tokenizer.ipynb #0cdf5c8f
 class SentencePieceTokenizer(Tokenizer):
     "A SentencePiece model through its own library."
 
@@ -483,6 +582,11 @@ class SentencePieceTokenizer(Tokenizer):
             "pad": processor.pad_id(),
             "unk": processor.unk_id(),
         }
+        if getattr(processor, "_enable_sampling", False):
+            raise ValueError(
+                f"load_tokenizer: encoding must be a function of the text, got a SentencePiece processor with sampling for {name!r}. "
+                "Load it with enable_sampling=False."
+            )
         super().__init__(name, processor.vocab_size(), {role: i for role, i in roles.items() if i >= 0})
         self.processor = processor
         self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
@@ -497,11 +601,19 @@ class SentencePieceTokenizer(Tokenizer):
             return None
         return bytes([int(text[3:5], 16)]) if model.is_byte(i) else text.replace("▁", " ").encode()
 
+    @property
+    def written(self) -> list[str | None]:
+        return [self.processor.id_to_piece(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        return _around(self.processor.encode("a"), self._encode(["a"])[0])
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.processor.decode([i for i in ids if self.pieces[i] is not None])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return self.processor.encode(texts)
+        return self.processor.encode(texts, **_as_is)
 
     def _normalise(self, text: str) -> str:
         return self.processor.normalize(text).replace("▁", " ")
@@ -512,7 +624,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _cut(self, text: str, ids: list[int]) -> Cut:
         surfaces = [self.pieces[i] for i in ids]
         if None in surfaces:
-            written = self.processor.encode(text, out_type=str)
+            written = self.processor.encode(text, out_type=str, **_as_is)
             surfaces = [
                 s if s is not None else w.replace("▁", " ").encode() for s, w in zip(surfaces, written, strict=True)
             ]
@@ -522,7 +634,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _content(self) -> Any:
         return self.processor.serialized_model_proto()
 
-# %% ../nbs/20_tokenizer.ipynb #59e398ab
+# %% ../nbs/20_tokenizer.ipynb #a5142897
 def _byte_alphabet() -> dict[str, int]:
     "GPT-2's characters for the 256 bytes: printable Latin-1 stands for itself, the others are shifted to U+0100 and up."
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -580,7 +692,26 @@ def _unknown_id(backend: BackendTokenizer, vocabulary: Mapping[str, int]) -> int
     at = re.search(rb'"unk_id":(\d+)', backend.model.__getstate__()[:200])
     return int(at[1]) if at else None
 
-# %% ../nbs/20_tokenizer.ipynb #674ed405
+
+def _check_ids(backend: BackendTokenizer, vocabulary: Mapping[str, int], name: str) -> None:
+    "One id per token and one token per id; the library itself keeps the last and says nothing."
+    taken = set(vocabulary.values())
+    shared = sorted({backend.id_to_token(i) or str(i) for i in taken}) if len(taken) < len(vocabulary) else []
+    clash = sorted(token for token, i in vocabulary.items() if backend.id_to_token(i) != token) if shared else []
+    hidden = [i for i in range(max(taken, default=-1) + 1) if i not in taken and backend.id_to_token(i) is not None]
+    if clash:
+        raise ValueError(
+            f"load_tokenizer: each token needs an id of its own, got the id of {backend.id_to_token(vocabulary[clash[0]])!r} for "
+            f"{clash[0]!r} too ({len(clash)} such) for {name!r}. Number the tokens of the vocabulary from 0 without repeating."
+        )
+    if hidden:
+        raise ValueError(
+            f"load_tokenizer: the tokens of a vocabulary must differ in their bytes, got {backend.id_to_token(hidden[0])!r} twice, for ids "
+            f"{hidden[0]} and {vocabulary[cast(str, backend.id_to_token(hidden[0]))]} ({len(hidden)} such) for {name!r}. Remove the "
+            "repeated entries; an id that cannot be produced would be counted."
+        )
+
+# %% ../nbs/20_tokenizer.ipynb #6efb5196
 class HuggingFaceTokenizer(Tokenizer):
     "A `tokenizers.Tokenizer`: byte-level BPE, Unigram, WordPiece, with any normaliser."
 
@@ -600,6 +731,7 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         self.backend = backend
         vocabulary = backend.get_vocab(with_added_tokens=True)
+        _check_ids(backend, vocabulary, name)
         self._added = backend.get_added_tokens_decoder()
         unknown = _unknown_id(backend, vocabulary)
         roles = _roles(self._added, vocabulary) if specials is None else dict(specials)
@@ -658,6 +790,14 @@ class HuggingFaceTokenizer(Tokenizer):
         # a byte-level model without an unknown token drops bytes it has no token for, and merges across the hole
         present = {piece for piece in self.pieces if piece is not None and len(piece) == 1}
         return bytes(b for b in range(256) if bytes([b]) not in present) if self._byte_level else b""
+
+    @property
+    def written(self) -> list[str | None]:
+        return [self.backend.id_to_token(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        return _around(self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode([i for i in ids if self.pieces[i] is not None], skip_special_tokens=True)
@@ -770,7 +910,7 @@ def _hints(
     at = np.append(0, np.cumsum(widths))
     return [(int(at[a]), int(at[b])) for a, b in offsets]
 
-# %% ../nbs/20_tokenizer.ipynb #9de18c8a
+# %% ../nbs/20_tokenizer.ipynb #fd34794f
 class ObjectTokenizer(Tokenizer):
     "Any object with `encode(text) -> ids` and `decode(ids) -> text`."
 
@@ -800,7 +940,11 @@ class ObjectTokenizer(Tokenizer):
             role: getattr(library, f"{role}_token_id", getattr(library, f"{role}_id", None)) for role in _role_names
         }
         super().__init__(name, size, {role: i for role, i in roles.items() if isinstance(i, int) and i >= 0})
-        self._encode(["probe"])
+        if not isinstance(probe := library.decode(self._encode(["probe"])[0]), str):
+            raise TypeError(
+                f"load_tokenizer: decode must return a str, got {type(probe).__name__} from {name!r}. Decode bytes in the wrapper."
+            )
+        _check_pieces(getattr(library, "pieces", None), size, name)
         if self._encode(_probes) != self._encode(_probes):
             raise ValueError(
                 f"load_tokenizer: encode must be a function of the text, got different ids for the same text from {name!r}. "
@@ -809,10 +953,27 @@ class ObjectTokenizer(Tokenizer):
 
     @cached_property
     def pieces(self) -> list[bytes | None]:
+        if getattr(self.library, "pieces", None) is not None:
+            return list(self.library.pieces)
         special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
         return [None if i in special else self._piece(i) for i in range(self.vocab_size)]
 
+    @property
+    def written(self) -> list[str | None]:
+        name = getattr(self.library, "convert_ids_to_tokens", None)
+        return (
+            [name(i) for i in range(self.vocab_size)]
+            if callable(name)
+            else [None if p is None else p.decode("latin-1") for p in self.pieces]
+        )
+
+    @cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        return _around(_plain_ids(self.library.encode("a"), self.name), self._encode(["a"])[0])
+
     def _piece(self, i: int) -> bytes | None:
+        if hasattr(self.library, "sp_model"):
+            return _sentencepiece_bytes(self.library.convert_ids_to_tokens(i))
         try:
             text = self.library.decode([i])
         except Exception:  # an id that the library cannot decode has no bytes
@@ -823,7 +984,20 @@ class ObjectTokenizer(Tokenizer):
         return self.library.decode(list(ids))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [_plain_ids(self.library.encode(text, **self._options), self.name) for text in texts]
+        found = [_plain_ids(self.library.encode(text, **self._options), self.name) for text in texts]
+        wrong = next((i for ids in found for i in ids if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise ValueError(
+                f"encode: ids must lie in [0, {self.vocab_size}), got {wrong} from {self.name!r}. Correct its vocab_size: one more than "
+                "the largest id."
+            )
+        return found
+
+    def _normalise(self, text: str) -> str:
+        model = getattr(self.library, "sp_model", None)
+        return (
+            self.library.decode(self._encode([text])[0]) if model is None else model.normalize(text).replace("▁", " ")
+        )
 
     def _content(self) -> Any:
         return [type(self.library).__name__, self.pieces, self._encode(_probes)]
@@ -831,9 +1005,14 @@ class ObjectTokenizer(Tokenizer):
     def _cut(self, text: str, ids: list[int]) -> Cut:
         if b"".join(self.pieces[i] or b"" for i in ids) == text.encode() and all(self.pieces[i] for i in ids):
             return super()._cut(text, ids)
+        if hasattr(self.library, "sp_model"):
+            mapped = source_map(text, self._normalise)
+            cut = _assemble(text, ids, [self.pieces[i] for i in ids], mapped, lambda: None, self.specials.get("unk"))
+            if cut.exact.all():
+                return cut
         return _cut_groups(self, text, ids)
 
-# %% ../nbs/20_tokenizer.ipynb #f83781cc
+# %% ../nbs/20_tokenizer.ipynb #e4099deb
 _probes = ["", "a b", "Ünï\u0301code  中文 \U0001f469\u200d\U0001f52c 123\n"]
 
 
@@ -844,6 +1023,41 @@ def _encode_options(library: Any) -> dict[str, bool]:
     except (TypeError, ValueError):
         return {}
     return {k: False for k in ("add_special_tokens", "bos", "eos", "add_bos", "add_eos") if k in names}
+
+
+def _sentencepiece_bytes(token: str | None) -> bytes | None:
+    "Bytes of a piece as SentencePiece writes it."
+    if token is None:
+        return None
+    return bytes([int(token[3:5], 16)]) if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else token.replace("▁", " ").encode()
+
+
+def _check_pieces(pieces: Any, size: int, name: str) -> None:
+    "What an object says of its own bytes: one entry per id, no bytes twice."
+    if pieces is None:
+        return
+    wrong = next((piece for piece in pieces if not isinstance(piece, (bytes, type(None)))), None)
+    if wrong is not None:
+        raise TypeError(
+            f"load_tokenizer: pieces must be bytes or None, got {type(wrong).__name__} from {name!r}. Give the UTF-8 bytes of each id."
+        )
+    if len(pieces) != size:
+        raise ValueError(
+            f"load_tokenizer: pieces must have one entry per id, got {len(pieces)} for {size} ids from {name!r}. Put None where an id "
+            "has no bytes."
+        )
+    first: dict[bytes, int] = {}
+    twice = [
+        (piece, first[piece], i)
+        for i, piece in enumerate(pieces)
+        if piece is not None and first.setdefault(piece, i) != i
+    ]
+    if twice:
+        piece, low, high = twice[0]
+        raise ValueError(
+            f"load_tokenizer: the tokens of a vocabulary must differ in their bytes, got {piece!r} twice, for ids {low} and {high} "
+            f"({len(twice)} such) for {name!r}. Remove the repeated entries, or leave `pieces` out: tokens are then known by decode."
+        )
 
 
 def _plain_ids(ids: Any, name: str) -> list[int]:
@@ -875,12 +1089,108 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
     return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
 
-# %% ../nbs/20_tokenizer.ipynb #6a78a380
+# %% ../nbs/20_tokenizer.ipynb #534edcd1
+class TokenMonsterTokenizer(Tokenizer):
+    "A TokenMonster vocabulary through its own library."
+
+    def __init__(
+        self,
+        vocabulary: Any,  # `tokenmonster.Vocab`
+        name: str,  # Shown in frames
+    ) -> None:
+        entries = vocabulary.get_dictionary()
+        self.table = {
+            int(entry["id"]): entry for entry in (entries.values() if isinstance(entries, Mapping) else entries)
+        }
+        unknown = vocabulary.unk_token_id()
+        super().__init__(name, max(self.table, default=-1) + 1, {} if unknown is None else {"unk": unknown})
+        self.vocabulary = vocabulary
+        self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
+        self._nfd = "NFD" in vocabulary.normalization()
+
+    @cached_property
+    def pieces(self) -> list[bytes | None]:
+        pieces: list[bytes | None] = [None] * self.vocab_size
+        for i, entry in self.table.items():
+            if entry["type"] in ("regular", "single") and "\ufffd" not in entry["token_decoded"]:
+                pieces[i] = entry["token_decoded"].encode()
+        # the table shows bytes above 0x7F as U+FFFD; asked for one such byte, the library answers with its id
+        for b in range(0x80, 0x100):
+            ids = _plain_ids(self.vocabulary.tokenize(bytes([b])), self.name)
+            if len(ids) == 1 and self.table[ids[0]]["type"] == "single":
+                pieces[ids[0]] = bytes([b])
+        return pieces
+
+    @property
+    def written(self) -> list[str | None]:
+        return [self.table[i]["token"] if i in self.table else None for i in range(self.vocab_size)]
+
+    @cached_property
+    def open_ended(self) -> np.ndarray:
+        marks = {0: (), 1: ("\x7f",), 2: ("C", "W", "D")}[self.vocabulary.capcode()]
+        return np.array([bool(marks) and (token or "").endswith(marks) for token in self.written], dtype=bool)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.vocabulary.decode(list(ids)) if len(ids) else ""
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        full = [text for text in texts if text]
+        found = iter(self.vocabulary.tokenize(full) if full else [])
+        return [_plain_ids(next(found), self.name) if text else [] for text in texts]
+
+    def _normalise(self, text: str) -> str:
+        return self.decode(self._encode([text])[0])
+
+    def _cut(self, text: str, ids: list[int]) -> Cut:
+        stream = self.vocabulary.decoder()
+        parts = [stream.decode([i]).encode() for i in ids]
+        whole = b"".join(parts).decode("utf-8", "replace")
+        mapped = source_map(text, lambda t: whole if t == text else unicodedata.normalize("NFD", t) if self._nfd else t)
+        first, last, exact = _stream_spans(parts, [self.pieces[i] for i in ids], len(mapped.target))
+        start, end = mapped.spans(first, last)
+        missing = np.array([i == self.specials.get("unk") for i in ids], dtype=bool)
+        return Cut(text, ids, start, end, exact, _lost(mapped, first, last, missing, mapped))
+
+    def _content(self) -> Any:
+        vocabulary = self.vocabulary
+        return [
+            [(i, e["token"], e["type"]) for i, e in sorted(self.table.items())],
+            vocabulary.capcode(),
+            vocabulary.normalization(),
+        ]
+
+# %% ../nbs/20_tokenizer.ipynb #202a2e1e
+def _stream_spans(
+    parts: Sequence[bytes], pieces: Sequence[bytes | None], size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Where in a decoded stream each token stands; tokens whose bytes were held back share the stretch that they complete."
+    first, last, exact = (np.zeros(len(parts), dtype=kind) for kind in (np.int64, np.int64, bool))
+    cursor = group = 0
+    for k, part in enumerate(parts):
+        if part or (group == k and pieces[k] == b""):
+            first[group : k + 1], last[group : k + 1], exact[k] = cursor, cursor + len(part), group == k
+            cursor, group = cursor + len(part), k + 1
+    first[group:], last[group:] = cursor, size
+    return first, last, exact
+
+# %% ../nbs/20_tokenizer.ipynb #1c764be9
 def load_tokenizer(
-    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; a tokenizer object
+    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; `"cl100k_base"` and its like; `"tokenmonster:NAME"`; an object
     name: str | None = None,  # Shown in frames; by default the name, the folder's name, or the object's own
+    *,
+    pattern: str
+    | None = None,  # For a `.tiktoken` file: its regular expression, or the encoding whose expression it takes, e.g. `"cl100k_base"`
 ) -> Tokenizer:  # Ready to cut
     "Any tokenizer behind one protocol."
+    if pattern is not None and not (isinstance(spec, (str, Path)) and str(spec).endswith(".tiktoken")):
+        raise ValueError(
+            f"load_tokenizer: pattern belongs to .tiktoken files, got {pattern!r} for {str(spec)[:80]!r}. Leave it out: other tokenizers "
+            "carry their own."
+        )
+    if pattern is not None or (isinstance(spec, (str, Path)) and str(spec).endswith(".tiktoken")):
+        return _tiktoken_file(Path(spec).expanduser(), name, pattern)
+    if isinstance(spec, str) and spec.startswith("tokenmonster:"):
+        return _tokenmonster(spec.removeprefix("tokenmonster:"), name)
     if isinstance(spec, Tokenizer):
         return spec if name is None else spec.renamed(name)
     if isinstance(spec, str) and spec in _builtin:
@@ -890,7 +1200,7 @@ def load_tokenizer(
         return _from_path(spec, name)
     return _from_object(spec, name)
 
-# %% ../nbs/20_tokenizer.ipynb #490e725a
+# %% ../nbs/20_tokenizer.ipynb #e61fdfd0
 _builtin = {
     "tekken": "Mistral's Tekken (2024-09), 131,072 ids, from mistral-common",
     "mistral-spm": "Mistral's SentencePiece model (v3), 32,768 ids, from mistral-common",
@@ -918,7 +1228,118 @@ def _tekken_file(path: Path, name: str) -> Tokenizer:
 
 def _from_tekken(library: Any, name: str) -> Tokenizer:
     roles = {role: getattr(library, f"{role}_id") for role in _role_names}
-    return BytePairTokenizer(library._model, name, library.num_special_tokens, roles, library.n_words)
+    special = {i: library.id_to_piece(i) for i in range(library.num_special_tokens)}
+    return BytePairTokenizer(library._model, name, library.num_special_tokens, roles, library.n_words, special)
+
+
+def _tiktoken_file(path: Path, name: str | None, pattern: str | None) -> Tokenizer:
+    "Ranks from a file; the expression, and the special tokens where it is a known encoding's, from the caller."
+    import tiktoken
+
+    known = tiktoken.list_encoding_names()
+    if not path.is_file():
+        raise FileNotFoundError(f"load_tokenizer: the path must exist, got {str(path)!r}. Check the spelling.")
+    if pattern is None:
+        raise ValueError(
+            f"load_tokenizer: a .tiktoken file holds ranks only, so that a pattern must be given, got None for {path.name!r}. Pass the "
+            f"regular expression that cuts text into words, or the name of an encoding that has it: {known}."
+        )
+    if pattern not in known and re.fullmatch(r"\w*", pattern):
+        raise UnknownName(
+            f"load_tokenizer: unknown encoding {pattern!r} for pattern. Known are {known}.{nearest(pattern, known)}"
+        )
+    definition = _encoding_definition(pattern) if pattern in known else {"pat_str": pattern, "special_tokens": {}}
+    label = name or path.name.removesuffix(".tiktoken")
+    ranks = _tiktoken_ranks(path)
+    try:
+        encoding = tiktoken.Encoding(
+            label, pat_str=definition["pat_str"], mergeable_ranks=ranks, special_tokens=definition["special_tokens"]
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"load_tokenizer: pattern must be a regular expression, got {pattern!r}: {str(error)[:120]}. Correct it."
+        ) from error
+    return BytePairTokenizer(encoding, label)
+
+
+def _tiktoken_ranks(path: Path) -> dict[bytes, int]:
+    "Ranks by bytes: a line is base64, a space and a number; no bytes and no number twice."
+    ranks: dict[bytes, int] = {}
+    number: dict[int, bytes] = {}
+    for k, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            token, rank = base64.b64decode((parts := line.split())[0], validate=True), int(parts[1])
+        except (IndexError, ValueError, binascii.Error):
+            if line.strip():
+                raise ValueError(
+                    f"load_tokenizer: a line of a .tiktoken file must be base64 and a rank, got {line[:40]!r} for line {k} of "
+                    f"{path.name}. Copy the file once more; it may be cut short."
+                ) from None
+            continue
+        if token in ranks or rank in number:
+            what = (
+                f"the bytes {token!r} for ranks {ranks[token]} and {rank}"
+                if token in ranks
+                else f"rank {rank} for {number[rank]!r} and {token!r}"
+            )
+            raise ValueError(
+                f"load_tokenizer: the tokens of a vocabulary must differ in their bytes and ranks, got {what} in line {k} of {path.name}. "
+                "Remove the repeated line."
+            )
+        ranks[token], number[rank] = rank, token
+    _check_single_bytes(path.name, {token for token in ranks if len(token) == 1})
+    return ranks
+
+
+def _encoding_definition(name: str) -> dict[str, Any]:
+    "What tiktoken says of one of its encodings, without the ranks that it would download."
+    from tiktoken import registry
+
+    make = cast(dict[str, Any], registry.ENCODING_CONSTRUCTORS)[name]
+    # the same code with its two download functions taken away; one definition may call another
+    scope = make.__globals__ | {
+        loader: lambda *_, **__: {} for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks")
+    }
+    scope |= {
+        key: FunctionType(f.__code__, scope)
+        for key, f in make.__globals__.items()
+        if isinstance(f, FunctionType) and f.__module__ == make.__module__
+    }
+    return FunctionType(make.__code__, scope)()
+
+
+def _tiktoken_named(spec: str, name: str | None) -> Tokenizer:
+    import tiktoken
+
+    try:
+        encoding = tiktoken.get_encoding(spec)
+    except OSError as error:  # what its downloads raise
+        raise FileNotFoundError(
+            f"load_tokenizer: the ranks of {spec!r} must be in tiktoken's cache or on the network, got neither: "
+            f"{' '.join(str(error).split())[:120]!r}. Set TIKTOKEN_CACHE_DIR, or load the file with load_tokenizer('{spec}.tiktoken', "
+            f"pattern='{spec}')."
+        ) from error
+    return BytePairTokenizer(encoding, name or spec)
+
+
+def _tokenmonster(spec: str, name: str | None) -> Tokenizer:
+    "A vocabulary by name or file, through the TokenMonster library and its engine."
+    try:
+        import tokenmonster
+    except ImportError as error:
+        raise ImportError(
+            f"load_tokenizer: TokenMonster vocabularies need the package tokenmonster, got none installed for {spec!r}. Install it with "
+            "pip install tokenmonster; on first use it downloads an engine and runs it."
+        ) from error
+    try:
+        vocabulary = tokenmonster.load(spec)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"load_tokenizer: TokenMonster must find its engine (tokenmonsterserver) and the vocabulary, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]!r} for {spec!r}. Both come from its network site on first use; without network put them into the "
+            "folder _tokenmonster of the home directory, or call tokenmonster.set_local_directory(folder)."
+        ) from error
+    return TokenMonsterTokenizer(vocabulary, name or Path(spec).name.removesuffix(".vocab"))
 
 
 def _sentencepiece_file(path: Path, name: str) -> Tokenizer:
@@ -951,6 +1372,8 @@ def _from_path(spec: str | Path, name: str | None) -> Tokenizer:
                 f"load_tokenizer: the path must exist, got {str(spec)!r}. Check the spelling, or save a tokenizer "
                 "there with save_pretrained(folder)."
             )
+        if _is_encoding(spec):
+            return _tiktoken_named(spec, name)
         raise UnknownName(
             f"load_tokenizer: unknown tokenizer {spec!r}. Built in are {sorted(_builtin)}; else give a folder, a tokenizer.json, "
             f"a hub id 'owner/name', or a tokenizer object.{nearest(spec, _builtin)}"
@@ -958,13 +1381,21 @@ def _from_path(spec: str | Path, name: str | None) -> Tokenizer:
     return _from_hub(spec, name or spec)
 
 
+def _is_encoding(spec: str) -> bool:
+    import tiktoken
+
+    return spec in tiktoken.list_encoding_names()
+
+
 def _from_file(path: Path, name: str) -> Tokenizer:
+    if path.suffix == ".vocab":
+        return _tokenmonster(str(path), name)
     if ".model" in path.name:
         return _read(path, lambda: _sentencepiece_file(path, name))
     if path.suffix != ".json":
         raise ValueError(
-            f"load_tokenizer: a tokenizer file must be a tokenizer.json, a tekken.json or a SentencePiece .model, got "
-            f"{path.name!r}. Give the folder that holds it, or load it with its own library and pass the object."
+            f"load_tokenizer: a tokenizer file must be a tokenizer.json, a tekken.json, a SentencePiece .model, a .tiktoken or a TokenMonster "
+            f".vocab, got {path.name!r}. Give the folder that holds it, or load it with its own library and pass the object."
         )
     if b'"token_bytes"' in path.read_bytes()[:4096]:
         return _read(path, lambda: _tekken_file(path, name))
@@ -1060,6 +1491,12 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
         return SentencePieceTokenizer(library, name or "sentencepiece")
     if module == "tiktoken":
         return BytePairTokenizer(library, name or library.name)
+    if module == "tokenmonster":
+        return TokenMonsterTokenizer(
+            library, name or Path(str(getattr(library, "fname", None) or "tokenmonster")).name.removesuffix(".vocab")
+        )
+    if type(library).__name__ == "MistralCommonBackend":
+        return _from_object(library.tokenizer, name)
     if module == "mistral_common":
         inner = getattr(getattr(library, "instruct_tokenizer", library), "tokenizer", library)
         if hasattr(inner, "id_to_byte_piece") and hasattr(inner, "num_special_tokens"):
@@ -1080,12 +1517,13 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
         return BytesTokenizer(label, 3, len(library), roles)
     return ObjectTokenizer(library, label)
 
-# %% ../nbs/20_tokenizer.ipynb #c563c4e9
+# %% ../nbs/20_tokenizer.ipynb #489b3edf
 def tokenize(
     texts: Any,  # List of texts (`text_id` is the position), mapping of `text_id` to text, or frame with `text_id` and `text`
     tokenizers: Any,  # List of tokenizers (or what `load_tokenizer` takes), or mapping of name to them
     *,
     allow_empty: bool = False,  # Let empty texts pass; they give no rows
+    add_special: bool = False,  # Count the special tokens that each library puts around a text by default: rows with `special`, of no byte
 ) -> pl.DataFrame:  # `token_schema`, and `route`
     "Every token of every text under every tokenizer, with its bytes and its verified byte span."
     named, loaded = _named_texts(texts), _loaded(tokenizers, "tokenize")
@@ -1096,16 +1534,26 @@ def tokenize(
             f"tokenize: a text must not be empty, got '' for text_id {empty[:5]}. Leave such texts out, or pass allow_empty=True "
             "to get no rows for them."
         )
-    frames = [_token_frame(tokenizer, list(named), tokenizer.cuts(list(named.values()))) for tokenizer in loaded]
+    frames = [
+        _token_frame(tokenizer, list(named), tokenizer.cuts(list(named.values())), add_special) for tokenizer in loaded
+    ]
     schema = {c.name: c.dtype for c in token_schema.columns} | {"route": pl.String}
     return check_frame(pl.concat(frames) if frames else pl.DataFrame(schema=schema), token_schema, "tokenize")
 
-# %% ../nbs/20_tokenizer.ipynb #6f0291fd
-def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut]) -> pl.DataFrame:
+# %% ../nbs/20_tokenizer.ipynb #37a35b44
+def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut], add_special: bool) -> pl.DataFrame:
     "Rows of `tokenize` for one tokenizer."
-    sizes = [len(cut.ids) for cut in cuts]
     for text_id, cut in zip(text_ids, cuts, strict=True):
         _verify(tokenizer.name, text_id, cut)
+    before, after = tokenizer.wrapping if add_special else ([], [])
+    if before or after:
+        cuts = [_wrap(cut, before, after) for cut in cuts]
+    sizes = [len(cut.ids) for cut in cuts]
+    special = [
+        flag
+        for k in sizes
+        for flag in [True] * len(before) + [False] * (k - len(before) - len(after)) + [True] * len(after)
+    ]
     ids = [i for cut in cuts for i in cut.ids]
     stack = [np.zeros(0, dtype=np.int64)]
     n = len(ids)
@@ -1118,11 +1566,31 @@ def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut]) -> 
             "bytes": pl.Series([tokenizer.pieces[i] for i in ids], dtype=pl.Binary),
             "start": pl.Series(np.concatenate([*stack, *[cut.start for cut in cuts]]), dtype=pl.Int64),
             "end": pl.Series(np.concatenate([*stack, *[cut.end for cut in cuts]]), dtype=pl.Int64),
-            "special": pl.Series([False] * n, dtype=pl.Boolean),
+            "special": pl.Series(special, dtype=pl.Boolean),
             "kind": pl.Series([tokenizer.kinds[i] for i in ids], dtype=pl.String),
-            "route": pl.Series([("offsets", "bytes")[int(e)] for cut in cuts for e in cut.exact], dtype=pl.String),
+            "route": pl.Series(np.array(("offsets", "bytes", "added"))[_routes(cuts, special)], dtype=pl.String),
         }
     )
+
+
+def _wrap(cut: Cut, before: list[int], after: list[int]) -> Cut:
+    "The cut between added special tokens, which stand for no byte."
+    first, last = np.zeros(len(before), dtype=np.int64), np.full(len(after), len(cut.text.encode()))
+    exact = np.concatenate([first > 0, cut.exact, last < 0])
+    return Cut(
+        cut.text,
+        [*before, *cut.ids, *after],
+        np.concatenate([first, cut.start, last]),
+        np.concatenate([first, cut.end, last]),
+        exact,
+        cut.lost,
+    )
+
+
+def _routes(cuts: list[Cut], special: list[bool]) -> np.ndarray:
+    "Index of each token's route: its own bytes, the library's offset, or added."
+    exact = np.concatenate([np.zeros(0, dtype=bool), *[cut.exact for cut in cuts]])
+    return np.where(np.array(special, dtype=bool), 2, exact.astype(np.int64))
 
 
 def _verify(name: str, text_id: str, cut: Cut) -> None:
