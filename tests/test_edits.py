@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from toksuite_nb.edits import Edit, EditedText
+from toksuite_nb.edits import Edit, EditedText, compose
 from toksuite_nb.text import (
     check_text,
     graphemes,
@@ -47,8 +47,8 @@ any_string = st.text(alphabet=st.characters(), max_size=20)
 
 
 @st.composite
-def edited_texts(draw):
-    source = draw(texts)
+def edited_texts(draw, source=None):
+    source = draw(texts) if source is None else source
     clusters = graphemes(source)
     cuts = sorted(draw(st.lists(st.integers(0, len(clusters)), max_size=8)))
     edits = []
@@ -114,6 +114,52 @@ def test_distance_along_the_edits_bounds_the_distance_of_the_strings(edited):
     assert (edited.char_distance == 0) == (not edited.edits)
 
 
+@given(st.data())
+def test_edits_of_edits_compose(data):
+    first = data.draw(edited_texts())
+    second = data.draw(edited_texts(first.text))
+    both = compose(first, second)
+    assert (both.source, both.text, both.undo()) == (first.source, second.text, first.source)
+    assert EditedText.replay(first.source, both.edits) == second.text
+    assert both.char_distance <= first.char_distance + second.char_distance
+    assert both.byte_distance <= first.byte_distance + second.byte_distance
+    sizes = len(first.source.encode()), len(second.text.encode())
+    there = [both.map_offset(byte) for byte in range(sizes[0] + 1)]
+    assert there == sorted(there) and 0 <= there[0] and there[-1] <= sizes[1]
+    touched = {b for row in both.spans.iter_rows(named=True) for b in range(row["start_byte"], row["end_byte"] + 1)}
+    for byte in set(range(sizes[0] + 1)) - touched:
+        assert both.map_offset(byte) == second.map_offset(first.map_offset(byte)), "an offset takes another way"
+        assert both.unmap_offset(both.map_offset(byte)) == byte
+    third = data.draw(edited_texts(second.text))
+    assert compose(first, second, third).text == compose(first, compose(second, third)).text == third.text
+    assert compose(first) == first == compose(first, EditedText(first.text)) == compose(EditedText(first.source), first)
+
+
+def test_edits_that_do_not_meet_stay_apart():
+    first = EditedText("abcdef", (Edit(0, 1, "a", "A"), Edit(2, 2, "", "+"), Edit(4, 5, "e", "")))
+    second = EditedText(first.text, (Edit(1, 2, "b", "B"), Edit(3, 4, "c", "C"), Edit(5, 6, "f", "F")))
+    both = compose(first, second)
+    assert [(e.start, e.end, e.target) for e in both.edits] == [
+        (0, 1, "A"),
+        (1, 2, "B"),
+        (2, 2, "+"),
+        (2, 3, "C"),
+        (4, 5, ""),
+        (5, 6, "F"),
+    ], "edits side by side were merged, so a share of them could not be taken"
+
+
+def test_what_is_not_a_chain_does_not_compose():
+    a, b = EditedText("ab", (Edit(0, 1, "a", "x"),)), EditedText("cd")
+    with pytest.raises(ValueError) as error:
+        compose(a, b)
+    assert str(error.value) == (
+        "compose: each text must be the source of the next, got 'xb' before 'cd' for texts 0 and 1. Perturb the .text of the one before."
+    )
+    with pytest.raises(TypeError, match="compose: needs one or more EditedText, got EditedText, str. Leave out what"):
+        compose(a, "xb")
+
+
 @given(texts)
 def test_no_edit_is_the_identity(text):
     untouched = EditedText(text)
@@ -132,6 +178,16 @@ def test_graphemes_agree_with_the_reference_rule():
     for _ in range(5000):
         text = "".join(draw.choices(alphabet, k=draw.randint(1, 9)))
         assert graphemes(text) == regex.findall(r"\X", text), f"the short way for flags differs from \\X on {text!a}"
+
+
+def test_the_table_of_single_letters_agrees_with_unicode():
+    from toksuite_nb.text import _single
+
+    everything = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000)
+    single = "".join(regex.findall(_single.pattern.removesuffix("*+"), everything))
+    clinging = regex.findall(r"[^\p{GCB=Other}\p{GCB=Control}\p{GCB=LF}]", single)
+    assert not clinging, f"{[hex(ord(c)) for c in clinging]} can cling to a neighbour, so the quick way would be wrong"
+    assert "".join(graphemes(single)) == single
 
 
 @given(texts, st.sampled_from(sorted(languages)))

@@ -6,7 +6,7 @@
 __all__ = ['make_cldr_items', 'freeze_cldr_items', 'cldr_facts', 'cldr_sentences', 'make_items', 'audit', 'edits_between',
            'make_variants', 'freeze_variants', 'load_benchmark']
 
-# %% ../nbs/30_items.ipynb #30ad0fd9
+# %% ../nbs/30_items.ipynb #976e2f81
 from collections.abc import Mapping, Sequence
 import csv
 from difflib import SequenceMatcher
@@ -880,7 +880,7 @@ def _parts(text: str) -> list[tuple[str, ...]]:
 def _shared(a: Sequence[str], b: Sequence[str]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
-# %% ../nbs/30_items.ipynb #394ae90a
+# %% ../nbs/30_items.ipynb #a2202c0e
 def make_variants() -> pl.DataFrame:  # Items frame with `notes`
     "The hand-written variants, from `data/benchmark/variants_*.tsv`."
     canonical = {row["item_id"]: row for row in _embedded().iter_rows(named=True)}
@@ -912,7 +912,7 @@ def _variant(line: str, lang: str, canonical: Mapping[str, dict[str, Any]]) -> d
     twin = canonical.get(f"{set_id}-{lang}") or canonical.get(f"{set_id}-en")
     if twin is None:
         raise ValueError(f"there is no canonical item of set {set_id!r}")
-    new = {
+    new: dict[str, Any] = {
         "question": question.replace("⏎", "\n") or twin["question"],
         "choices": options.split("|") if options else twin["choices"],
     }

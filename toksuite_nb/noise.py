@@ -57,7 +57,7 @@ def bare_letter(
     letter = part.rstrip("\u200c\u200d") or part
     return unicodedata.normalize("NFC", letter), part[len(letter) :]
 
-# %% ../nbs/13_noise.ipynb #c7e5e4e7
+# %% ../nbs/13_noise.ipynb #acc4bc17
 def match_edits(
     text: str,  # Any text
     pattern: re.Pattern[str],  # What to look for
@@ -112,12 +112,11 @@ def rewrites(
     "All edits that a table of rewritings proposes."
     low = lower(text, lang)
     low = low if len(low) == len(text) else text
-    places = []
-    for pattern, template in rules:
-        places += match_edits(
-            text, pattern, lambda m, t=template: like_case(m.expand(t), text[m.start() : m.end()], lang), low
-        )
-    return places
+
+    def write(template: str) -> Callable[[re.Match[str]], str]:
+        return lambda match: like_case(match.expand(template), text[match.start() : match.end()], lang)
+
+    return [edit for pattern, template in rules for edit in match_edits(text, pattern, write(template), low)]
 
 # %% ../nbs/13_noise.ipynb #2d55bb5a
 def one_per_word(

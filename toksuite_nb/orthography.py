@@ -231,8 +231,8 @@ def _binds(kinds: Sequence[str]) -> bool:
     following, beyond = kinds[1], kinds[2] if len(kinds) > 2 else ""
     return following == "determiner" or (following in ("noun", "name", "ezafe") and beyond != "copula")
 
-# %% ../nbs/14_orthography.ipynb #eb341f14
-_latin_signs = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬،؛؟", "0123456789.,,;?")
+# %% ../nbs/14_orthography.ipynb #42f7a610
+_latin_signs = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬،؛؟٪", "0123456789.,,;?%")
 
 
 def _finglish_edits(
@@ -354,13 +354,13 @@ optional_diacritics = register(Perturbation(
     name="optional_diacritics", category="orthography", langs=("en", "fa", "it", "tr", "zh"), unit="share of marks removed, or of known words that get theirs",
     source="TokSuite optional_diacritics; own lexicons; pypinyin (zh)", edit=_optional_diacritics))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #93f79840
+# %% ../nbs/14_orthography.ipynb #1905bdc6
 @lru_cache(maxsize=1)
 def _han_lexicon() -> tuple[frozenset[str], int]:
     from pypinyin.phrases_dict import phrases_dict
 
     own = data_path("perturb/zh_words.txt").read_text(encoding="utf-8").split()
-    known = frozenset(own) | {phrase for phrase in phrases_dict if 2 <= len(phrase) <= 5}
+    known = frozenset(own) | {phrase for phrase in phrases_dict if 3 <= len(phrase) <= 5}
     return known, max(map(len, known))
 
 
@@ -369,17 +369,15 @@ def han_words(
 ) -> list[range]:  # One range of grapheme positions per word found
     "Words of two or more Chinese characters, the longest at each place."
     known, longest = _han_lexicon()
-    found, i = [], 0
-    while i < len(parts):
+    found, end = [], len(parts)
+    while end > 0:
         size = 1
-        if "\u3400" <= parts[i][0] <= "\u9fff":
-            size = next(
-                (k for k in range(min(longest, len(parts) - i), 1, -1) if "".join(parts[i : i + k]) in known), 1
-            )
+        if "\u3400" <= parts[end - 1][0] <= "\u9fff":
+            size = next((k for k in range(min(longest, end), 1, -1) if "".join(parts[end - k : end]) in known), 1)
         if size > 1:
-            found.append(range(i, i + size))
-        i += size
-    return found
+            found.append(range(end - size, end))
+        end -= size
+    return found[::-1]
 
 # %% ../nbs/14_orthography.ipynb #48e0f2cb
 def _partially_romanized(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
@@ -463,7 +461,7 @@ plausible_diacritics_errors = register(Perturbation(
     name="plausible_diacritics_errors", category="orthography", langs=("it",), unit="share of the words with a mistakable accent",
     source="TokSuite plausible_diacritics_errors; own table", edit=_plausible_diacritics_errors))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #a2c0af49
+# %% ../nbs/14_orthography.ipynb #c4dcfd5d
 _misspellings = {
     "en": "definitely definately separate seperate occurred occured necessary neccessary accommodate accomodate government goverment environment enviroment "
           "beginning begining receive recieve weird wierd friend freind height heigth length lenght until untill tomorrow tommorow address adress "
@@ -476,7 +474,7 @@ _misspellings = {
           "beneficenza beneficienza conoscenza conoscienza comune commune ha a hai ai hanno anno ho o",
     "tr": "yanlış yalnış yalnız yanlız herkes herkez orijinal orjinal sürpriz süpriz egzoz egzos laboratuvar laboratuar entelektüel entellektüel kılavuz klavuz "
           "tıraş traş psikoloji pisikoloji program proğram film filim plan pilan tren tiren kral kıral grup gurup şoför şöför kibrit kirbit "
-          "spor sipor eşofman eşortman makine makina stres sitres kravat kıravat meyve meyva",
+          "spor sipor eşofman eşortman makine makina stres sitres kravat kıravat meyve meyva satranç santranç unvan ünvan mütevazı mütevazi",
 }  # fmt: skip
 _english_patterns = [
     (r"(?<=[^aeiouc\W])ie(?=[a-z]{2})", "ei"), (r"(?<=c)ei", "ie"), (r"(?<=[a-z]{2})([bcdfglmnprt])\1(?=[aeiouy])", r"\1"),
@@ -497,6 +495,7 @@ _turkish_patterns = [
     (r"(?<=[fstkçşhp]['’])t(?=[ae]n?\b|[ıiuü]r\b)", "d"),
     (r"(?<=[aeıioöuü][bcçdfgğhjklmnprsştvyz][aeıioöuü])ğ(?=[ıiuü](?:n\w*)?\b)", "k"),
     (r"(?<=[aeıioöuü][bcçdfgğhjklmnprsştvyz][aeıioöuü])b(?=[ıiuü](?:n\w*)?\b)", "p"),
+    (r"(?<=\wn)g(?=[ıiuü]\b)", "k"), (r"(?<=[aeıioöuü])([ksmrfbdyz])\1(?=[aeıioöuü])", r"\1"), (r"(?<=\w)['’](?=[a-zçğıöşü])", ""),
     (r"(?<=[oöaeuü])ğ(?=[rm])", ""), (r"(?<=\bde)ğ(?=il)", ""), (r"(?<=\be)ğ(?=er\b)", ""), (r"\b(her|bir) şey", r"\1şey"), (r"\bhiçbir\b", "hiç bir"),
     (r"\bbirkaç\b", "bir kaç"), (r"\bbirçok\b", "bir çok"), (r" (m[ıiuü](?:d[ıiuü]r)?)\b", r"\1"), (r"\bya da\b", "yada"),
 ]  # fmt: skip
@@ -518,7 +517,7 @@ orthographic_errors = register(Perturbation(
     name="orthographic_errors", category="orthography", langs=("en", "it", "tr"), unit="share of the words that are often misspelt",
     source="TokSuite orthographic_errors; own tables", edit=_orthographic_errors))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #c921110f
+# %% ../nbs/14_orthography.ipynb #2a16d23e
 _months_en = "january|february|march|april|june|july|august|september|october|november|december"
 _plural_en = r"((?!times|plus|minus)[a-z]{2,}(?:[a-df-rt-z]|[a-gj-np-rt-wyz]e))s\b"
 _articles_it = ["il", "lo", "lo", "il", "la", "il", "i", "gli", "gli", "i", "le", "i", "un", "uno", "uno", "un", "una", "un", "del", "dello", "dello", "del", "della", "del", "dei", "degli", "degli", "dei", "delle", "dei", "nel", "nello", "nella", "nel", "al", "allo", "alla", "al", "sul", "sullo", "sulla", "sul"]
@@ -530,7 +529,7 @@ _grammar = {
         (r"(?<=[a-z] )is\b", "are"), (r"(?<=[a-z] )are\b", "is"), (r"(?<=[a-z] )was\b", "were"), (r"(?<=[a-z] )has\b", "have"), (r"(?<=[a-z] )does\b", "do"),
         (r"\bon (?=(?:mon|tues|wednes|thurs|fri|satur|sun)day)", "in "), (rf"\bon (?=(?:{_months_en}) [0-9])", "at "), (rf"\bin (?=[12][0-9]{{3}}\b|(?:{_months_en})\b)", "at "),
         (r"\bat (?=night|sea level)", "in "), (r"(?<=(?:ten|ted|sed) )by\b", "from"), (r"(?<=known )as\b", "like"), (r"(?<=made )(mainly )?from\b", r"\1by"),
-        (r"(?<=hear )with\b", "by"), (r"(?<=different )from\b", "of"), (r"(?<=depends )on\b", "from"), (r"(?<=opposite )of\b", "to"), (r"(?<=number )of\b", "from"),
+        (r"(?<=hear )with\b", "by"), (r"(?<=different )from\b", "of"), (r"(?<=depends )on\b", "from"), (r"(?<=opposite )of\b", "to"),
         (rf"\b(two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|[2-9]|[1-9][0-9]+) {_plural_en}", r"\1 \2"), (rf"(?<=number of ){_plural_en}", r"\1"),
     ],
     "it": [

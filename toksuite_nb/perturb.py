@@ -785,7 +785,7 @@ def not_applied(
     groups = items.filter(pl.col("reason").is_not_null()).group_by("perturbation", "lang", "reason")
     return groups.agg(n=pl.len().cast(pl.Int64)).sort("perturbation", "lang", "reason")
 
-# %% ../nbs/12_perturb.ipynb #2c6c8e30
+# %% ../nbs/12_perturb.ipynb #9c9f2993
 # the first lines are short; the later ones hold what few texts have: quotes, lists, dates, prices, code
 _sentences = {
     "en": (
@@ -795,8 +795,12 @@ _sentences = {
         "He doesn't have two friends",
         '1. A "red" apple costs $3.50, 25%',
         "On 28 August 2025 at 10:30",
-        "my_value = userName  # the count",
+        "userName of `f(x)  # it`",
+        "JavaScript",
         "2 + 1/2 = x^2",
+        "7 + 5 equals",
+        "H2O, 1,234,567",
+        "It costs $5",
     ),
     "fa": (
         "گربه ۱۲ ساله است",
@@ -805,16 +809,22 @@ _sentences = {
         "1. «سیب سرخ» ۳۵٪ است",
         "در ۶ شهریور ۱۴۰۴ ساعت ۱۰:۳۰",
         "۲ + ۳ = ۵ و 2025-08-28",
+        "userName `f(x)  # it`",
+        "H2O, ۱٬۲۳۴٬۵۶۷",
+        "۵ دلار",
     ),
     "it": (
         "Perché ha 12 gatti?",
         "Il prìncipe",
         "Il signor Rossi e il gatto",
+        "La capitale dell'Italia",
         '1. La "mela" dell\'uomo costa 3,50 €, il 25%',
         "Il 28 agosto 2025 alle 10:30",
         "Non c'è il dottore di la città",
-        "my_value = userName  # il conto",
+        "userName di `f(x)  # it`",
         "2 + 1/2 = x^2",
+        "H2O, 1.234.567",
+        "Costa 5 euro",
     ),
     "tr": (
         "İşte 12 küçük kedi",
@@ -826,6 +836,9 @@ _sentences = {
         '1. "Elma" 3,50 ₺, %25',
         "28 Ağustos 2025, 10:30",
         "2 + 1/2 = x^2",
+        "userName `f(x)  # it`",
+        "H2O, 1.234.567",
+        "5 lira",
     ),
     "zh": (
         "这只猫12岁。",
@@ -836,6 +849,9 @@ _sentences = {
         "1. “苹果”是￥3.50,25%",
         "2025年8月28日10:30",
         "2 + 1/2 = x^2",
+        "userName `f(x)  # it`",
+        "H2O, 1,234,567",
+        "5美元",
     ),
 }
 

@@ -28,15 +28,16 @@ from .perturb import NotApplicable, Perturbation, Rule, register
 from .store import data_path
 from .text import graphemes, lower
 
-# %% ../nbs/16_register.ipynb #ec13bfa0
+# %% ../nbs/16_register.ipynb #c0b9438e
+_is_subjects = "he|she|it|that|there|here|what|who|where|how"
 _shorten_en = compile_rewritings([
     (r"\b(is|are|was|were|does|do|did|has|have|had|could|would|should) not\b", r"\1n't"), (r"\bcan ?not\b", "can't"), (r"\bwill not\b", "won't"),
     (r"\bi am\b(?= \w)", "i'm"), (r"\b(you|we|they) are\b(?= \w)", r"\1're"), (r"\blet us\b(?= \w)", "let's"),
-    (r"(?<=[a-rt-wy])(?<![cs]h)(?<![cszg]e) is\b(?= [a-z])(?! not\b)", "'s"),
+    (rf"\b({_is_subjects}) is\b(?= [a-z])(?! not\b)", r"\1's"),
+    (r"(?:^|(?<=[.!?] ))((?:the |an? )?\w*[a-rt-wy])(?<![cs]h)(?<![cszg]e) is\b(?= [a-z])(?! not\b)", r"\1's"),
     (r"\b(i|you|we|they) have\b(?= (?:been|had|got|seen|done|\w{3,}ed)\b)", r"\1've"), (r"\b(i|you|he|she|it|we|they|that|there|who) will\b(?= [a-z])(?! not\b)", r"\1'll"),
 ])  # fmt: skip
 _inverted = "(?! (?:i|you|he|she|it|we|they|there|this|that)\\b)"
-_is_subjects = "he|she|it|that|there|here|what|who|where|how"
 _expand_en = compile_rewritings([
     (rf"\bcan['’]t\b{_inverted}", "cannot"), (rf"\bwon['’]t\b{_inverted}", "will not"),
     (rf"\b(is|are|was|were|does|do|did|has|have|had|could|would|should)n['’]t\b{_inverted}", r"\1 not"), (r"\bi['’]m\b", "i am"),
@@ -108,18 +109,18 @@ def phrase_rule(
 
     return rule
 
-# %% ../nbs/16_register.ipynb #c062f13e
+# %% ../nbs/16_register.ipynb #7d1fd807
 _short_forms = {
     "en": phrase_table("""
         number=no.; numbers=nos.; doctor=dr.; mister=Mr.; professor=prof.; saint=St.; street=st.; avenue=ave.; mountain=mtn.; mount=Mt.; company=co.; department=dept.;
-        government=govt.; president=pres.; general=gen.; language=lang.; country=ctry.; university=univ.; company's=co.'s; population=pop.; approximately=approx.;
-        temperature=temp.; maximum=max.; minimum=min.; average=avg.; quantity=qty.; example=ex.; versus=vs.; and=&; with=w/; without=w/o; between=btw.; percent=%;
+        government=govt.; president=pres.; general=gen.; language=lang.; country=ctry.; university=univ.; population=pop.; approximately=approx.;
+        temperature=temp.; maximum=max.; minimum=min.; average=avg.; quantity=qty.; example=ex.; versus=vs.; and=&; with=w/; without=w/o; between=betw.; percent=%;
         kilometer=km; kilometers=km; meter=m; meters=m; centimeter=cm; centimeters=cm; millimeters=mm; kilogram=kg; kilograms=kg; grams=g; liters=L; miles=mi.;
-        feet=ft.; inches=in.; pounds=lb.; ounces=oz.; hour=hr.; hours=hrs.; minute=min.; minutes=min.; second=sec.; seconds=sec.; year=yr.; years=yrs.; month=mo.; months=mos.;
+        feet=ft.; inches=in.; pounds=lb.; ounces=oz.; hour=hr.; hours=hrs.; minute=min.; minutes=min.; seconds=sec.; year=yr.; years=yrs.; month=mo.; months=mos.;
         week=wk.; weeks=wks.; degrees celsius=°C; degrees fahrenheit=°F; january=Jan.; february=Feb.; august=Aug.; september=Sept.; october=Oct.; november=Nov.; december=Dec.;
-        monday=Mon.; tuesday=Tue.; wednesday=Wed.; thursday=Thu.; friday=Fri.; saturday=Sat.; sunday=Sun.; united states=US; united kingdom=UK; united nations=UN;
+        monday=Mon.; tuesday=Tue.; wednesday=Wed.; thursday=Thu.; friday=Fri.; saturday=Sat.; sunday=Sun.; united states=US; united kingdom=UK; the second world war=WWII; the first world war=WWI; united nations=UN;
         european union=EU; second world war=WWII; first world war=WWI; world war ii=WWII; television=TV; information=info; photograph=photo; laboratory=lab;
-        mathematics=math; vehicle=veh.; instrument=instr.; official=off.; center=ctr.; building=bldg.; north=N; south=S; east=E; west=W; square=sq."""),
+        mathematics=math; vehicle=veh.; instrument=instr.; center=ctr.; building=bldg.; north=N; south=S; east=E; west=W; square=sq."""),
     "it": phrase_table("""
         numero=n.; numeri=nn.; dottore=dott.; dottoressa=dott.ssa; professore=prof.; professoressa=prof.ssa; signor=sig.; signore=sig.; signora=sig.ra; ingegnere=ing.;
         avvocato=avv.; via=v.; piazza=p.zza; corso=c.so; viale=v.le; santo=S.; secolo=sec.; pagina=pag.; articolo=art.; capitolo=cap.; figura=fig.; eccetera=ecc.; esempio=es.;
@@ -127,18 +128,18 @@ _short_forms = {
         provincia=prov.; repubblica=rep.; stati uniti=USA; unione europea=UE; regno unito=UK; nazioni unite=ONU; televisione=TV; seconda guerra mondiale=2ª g.m.; prima guerra mondiale=1ª g.m.;
         chilometri=km; chilometro=km; metri=m; metro=m; centimetri=cm; centimetro=cm; millimetri=mm; chilogrammi=kg; chilogrammo=kg; grammi=g; litri=l; ore=h; minuti=min; secondi=s;
         gradi celsius=°C; per cento=%; gennaio=gen.; febbraio=feb.; marzo=mar.; aprile=apr.; giugno=giu.; luglio=lug.; agosto=ago.; settembre=set.; ottobre=ott.; novembre=nov.; dicembre=dic.;
-        lunedì=lun.; martedì=mar.; mercoledì=mer.; giovedì=gio.; venerdì=ven.; sabato=sab.; domenica=dom.; nord=N; sud=S; euro=€; circa=ca.; cioè=cioè; strumento=strum.; naturale=nat."""),
+        lunedì=lun.; martedì=mar.; mercoledì=mer.; giovedì=gio.; venerdì=ven.; sabato=sab.; domenica=dom.; nord=N; sud=S; euro=€; circa=ca.; strumento=strum.; naturale=nat."""),
 }  # fmt: skip
 abbreviations = register(Perturbation(
     name="abbreviations", category="register", langs=("en", "it"), unit="share of the words with a common short form",
     source="TokSuite abbreviations; own lists", edit=phrase_rule(_short_forms, "no word with a short form in the list")))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #66f1dbe9
+# %% ../nbs/16_register.ipynb #b5ee139b
 _by_ear = {
     "en": phrase_table("""
         you=u; your=ur; you're=ur; are=r; why=y; see=c; be=b; for=4; to=2; too=2; before=b4; great=gr8; late=l8; later=l8r; mate=m8; wait=w8; tonight=2nite; today=2day; tomorrow=2moro;
-        people=ppl; please=pls; thanks=thx; because=cuz; about=bout; though=tho; through=thru; although=altho; enough=enuf; night=nite; light=lite; right=rite; high=hi; love=luv; what=wot; was=woz;
-        with=wiv; the=da; that=dat; this=dis; have=hav; know=no; okay=k; and=n; message=msg; going to=gonna; want to=wanna; got to=gotta; color=kolor; called=calld; known as=aka; favorite=fav; number=numba"""),
+        people=ppl; please=pls; thanks=thx; because=cuz; about=bout; though=tho; through=thru; although=altho; enough=enuf; night=nite; light=lite; right=rite; love=luv; what=wot; was=woz;
+        okay=k; and=n; message=msg; going to=gonna; want to=wanna; got to=gotta; known as=aka; favorite=fav; with=w; have=hv; from=frm; between=btwn; which=wich; where=wer"""),
     "it": phrase_table("""
         per=x; perché=xké; più=+; non=nn; comunque=cmq; sei=6; anche=anke; che=ke; chi=ki; qualche=qlk; qualcosa=qlcs; quando=qnd; quanto=qnt; questo=qst; quello=ql; dove=dv; sono=sn; molto=mlt;
         tutto=tt; tutti=tt; bene=bn; grazie=grz; messaggio=msg; prima=prm; sempre=smp; niente=nnt; tanto=tnt; troppo=trp; fare=fr; con=cn; del=dl; della=dll; numero=num"""),
@@ -158,7 +159,7 @@ phonetic_spelling = register(Perturbation(
     name="phonetic_spelling", category="register", langs=("en", "it"), unit="share of the words with a spelling by ear",
     source="TokSuite phonetic_spelling; own lists", edit=_phonetic_spelling))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #f63c75e2
+# %% ../nbs/16_register.ipynb #b2933c9f
 _old_words = phrase_table("""
     sky=skye; old=olde; cold=colde; gold=golde; color=coloure; colour=coloure; house=howse; price=pryse; has=hath; does=doth; had=hadde; been=bene; high=hygh; year=yeare; years=yeares; only=onely; public=publique;
     government=gouernement; number=nomber; language=langage; world=worlde; called=call'd; king=kinge; queen=queene; food=foode; earth=earthe; sea=sea; fish=fishe; fruit=fruite; oil=oyle; day=daye; days=dayes; eight=eyght;
@@ -166,7 +167,7 @@ _old_words = phrase_table("""
 _old_patterns = compile_rewritings([
     (r"\bu(?=[a-z]{2})", "v"), (r"(?<=[a-z])v(?=[a-z])", "u"), (r"\bj(?=[aeou])", "i"), (r"(?<=[a-z]{2}[b-df-hj-np-tv-z])y\b", "ie"), (r"(?<=[a-z]{3})al\b", "all"),
     (r"(?<=[a-z]{2})ck\b", "cke"), (r"(?<=[a-z]{2})ic\b", "icke"), (r"(?<=[aeo][aeo])([dkmnptl])\b", r"\1e"), (r"(?<=[a-z]{2}[nlr])([dkt])\b", r"\1e"),
-    (r"(?<=[b-df-hj-np-tv-z])i(?=[dklmnpt]e\b)", "y"), (r"ai(?=[dnr]\b)", "ay"), (r"(?<=[a-z])own\b", "owne"), (r"(?<=\b[b-df-hj-np-tv-z][u])([nr])\b", r"\1\1e"), (r"(?<=[a-z]{2})ness\b", "nesse"),
+    (r"\b([b-df-hj-np-tv-z]{1,3})i([dklmnpt]e)\b", r"\1y\2"), (r"ai(?=[dnr]\b)", "ay"), (r"(?<=[a-z])own\b", "owne"), (r"(?<=\b[b-df-hj-np-tv-z][u])([nr])\b", r"\1\1e"), (r"(?<=[a-z]{2})ness\b", "nesse"),
 ])  # fmt: skip
 
 
@@ -181,16 +182,18 @@ historical_spelling = register(Perturbation(
     name="historical_spelling", category="register", langs=("en",), unit="share of the places that were spelt otherwise",
     source="TokSuite historical_spelling; own table of Early Modern habits", edit=_historical_spelling))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #503fb76e
+# %% ../nbs/16_register.ipynb #6a32f744
 _held = {"en": "aeiou", "it": "aeiouàèéìòù", "tr": "aeıioöuü", "fa": "اوی"}
 
 
 def _letter_repetition(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places = graphemes(text), []
     for run in letter_runs(parts):
-        vowels = [i for i in run if lower(bare_letter(parts[i])[0], lang) in _held[lang]]
-        if len(run) >= 2:
-            candidates = vowels if vowels and rng.random() < 0.8 else [run.stop - 1]
+        single = [i for i in run if len(bare_letter(parts[i])[0]) == 1]
+        # a Farsi word does not begin with the vowel that its first letter carries
+        vowels = [i for i in single if lower(parts[i][0], lang) in _held[lang] and (lang != "fa" or i > run.start)]
+        if len(run) >= 2 and single:
+            candidates = vowels if vowels and rng.random() < 0.8 else single[-1:]
             i = candidates[rng.integers(len(candidates))]
             letter, joiner = bare_letter(parts[i])
             places.append(

@@ -5,55 +5,121 @@
 # %% auto #0
 __all__ = ['key_kinds', 'Key', 'token_keys', 'SuperVocabulary', 'super_vocabulary']
 
-# %% ../nbs/23_supervocab.ipynb #bb266e2c
+# %% ../nbs/23_supervocab.ipynb #55d2165d
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+import re
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Int
 import numpy as np
 import polars as pl
 
 from .text import UnknownName
-from .tokenizer import Tokenizer, load_tokenizer
+from toksuite_nb.tokenizer import (
+    BytePairTokenizer,
+    BytesTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    byte_alphabet,
+    load_tokenizer,
+)
 
-# %% ../nbs/23_supervocab.ipynb #33fa33fe
+# %% ../nbs/23_supervocab.ipynb #1c6d9ef1
 class Key(NamedTuple):
     "What makes two tokens of different tokenizers the same."
 
-    kind: str  # `role`, `own`, `piece` or `initial`
+    kind: str  # One of `key_kinds`
     value: bytes  # The token's bytes; the role or `tokenizer/id` in UTF-8 for ids without bytes
 
 
-key_kinds = ("role", "own", "piece", "initial")
+key_kinds = ("role", "own", "piece", "initial", "string", "integer")
 
 
 def token_keys(
     tokenizer: Any,  # Tokenizer, or what `load_tokenizer` takes
+    *,
+    keys: Literal["bytes", "published"] = "bytes",  # Exact bytes, or the strings of the reference implementation
 ) -> list[Key]:  # One per id
     "The key of each id of a tokenizer."
+    if keys not in ("bytes", "published"):
+        raise UnknownName(f"token_keys: unknown keys {keys!r}. Known are 'bytes' and 'published'.")
     loaded = load_tokenizer(tokenizer)
+    if keys == "published":
+        return _published(loaded)
     roles: dict[int, str] = {}
     for role, i in loaded.specials.items():
         roles.setdefault(i, role)
-    initial = loaded.word_initial
+    initial, open_ended = loaded.word_initial, loaded.open_ended
     return [
         Key("role", roles[i].encode())
         if i in roles
         else Key("own", f"{loaded.name}/{i}".encode())
-        if piece is None
+        if not piece or open_ended[i]
         else Key("initial" if initial[i] else "piece", piece)
         for i, piece in enumerate(loaded.pieces)
     ]
 
-# %% ../nbs/23_supervocab.ipynb #0e1b85a9
+# %% ../nbs/23_supervocab.ipynb #ac970061
+def _published(tokenizer: Tokenizer) -> list[Key]:
+    "Keys by the reference's rules, which go by family."
+    rule = _rule(tokenizer)
+    hub = isinstance(tokenizer, (HuggingFaceTokenizer, SentencePieceTokenizer))
+    bos = tokenizer.specials.get("bos") if hub else None
+    out = []
+    for i, token in enumerate(tokenizer.written):
+        if i == bos:
+            out.append(Key("role", b"bos"))
+        elif token is None:
+            out.append(Key("own", f"{tokenizer.name}/{i}".encode()))
+        elif rule == "bytes" and len(token) == 1 and token > "\x7f":
+            out.append(Key("integer", str(ord(token)).encode()))
+        else:
+            out.append(Key("string", _string(token, rule).encode()))
+    return out
+
+
+def _rule(tokenizer: Tokenizer) -> str:
+    "The family that the reference would take a tokenizer for; it goes by class and name, we by structure."
+    if isinstance(tokenizer, BytesTokenizer):
+        return "bytes"
+    if isinstance(tokenizer, BytePairTokenizer):
+        return "as written"
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return "sentencepiece"
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return (
+            "wordpiece"
+            if tokenizer.word_initial.any()
+            else "sentencepiece"
+            if tokenizer.marker == "▁"
+            else "byte-level"
+        )
+    return "as written"
+
+
+def _string(token: str, rule: str) -> str:
+    if rule == "sentencepiece":
+        return token.replace("▁", " ")
+    if rule == "wordpiece":
+        return token[2:] if re.match(r"##[^#]", token) else f" {token}"
+    if rule == "byte-level":
+        return "".join(chr(_alphabet.get(char, ord(char))) for char in token)
+    return token
+
+
+_alphabet = byte_alphabet()
+
+# %% ../nbs/23_supervocab.ipynb #7e13e530
 @dataclass(frozen=True)
 class SuperVocabulary:
     "The sorted union of the keys of several tokenizers."
 
     keys: tuple[Key, ...]  # Row by row
     maps: Mapping[str, np.ndarray]  # Tokenizer name to the row of each of its ids
+    published: bool = False  # Whether the keys are the reference's strings
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,7 +149,14 @@ class SuperVocabulary:
 
     def overlap(self) -> pl.DataFrame:  # `a`, `b`, `shared`, `jaccard`, `coverage`; one row per ordered pair
         "Overlap of the learnable tokens: `jaccard` is symmetric, `coverage` the share of b's tokens that a has."
-        learnable = np.array([key.kind in ("piece", "initial") for key in self.keys], dtype=bool)
+        # the published overlaps count special tokens, ours do not
+        learnable = np.array(
+            [
+                key.kind in ("piece", "initial", "string") or (self.published and key.kind == "role")
+                for key in self.keys
+            ],
+            dtype=bool,
+        )
         sets = {name: np.unique(rows[learnable[rows]]) for name, rows in self.maps.items()}
         table = []
         for a, rows_a in sets.items():
@@ -99,20 +172,22 @@ class SuperVocabulary:
     def __repr__(self) -> str:
         return f"SuperVocabulary({len(self.keys)} rows, tokenizers={list(self.maps)})"
 
-# %% ../nbs/23_supervocab.ipynb #1a777a4c
+# %% ../nbs/23_supervocab.ipynb #0d25d4cb
 def super_vocabulary(
     tokenizers: Mapping[str, Any]
     | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes; names must differ
+    *,
+    keys: Literal["bytes", "published"] = "bytes",  # Exact bytes, or the strings of the reference implementation
 ) -> SuperVocabulary:  # Keys, and a map per tokenizer
     "The union vocabulary of several tokenizers; the order of the tokenizers does not change the rows."
     loaded = _distinct(tokenizers)
-    keys = {tokenizer.name: token_keys(tokenizer) for tokenizer in loaded}
+    found = {tokenizer.name: token_keys(tokenizer, keys=keys) for tokenizer in loaded}
     union = sorted(
-        {key for own in keys.values() for key in own}, key=lambda key: (key_kinds.index(key.kind), key.value)
+        {key for own in found.values() for key in own}, key=lambda key: (key_kinds.index(key.kind), key.value)
     )
     row = {key: k for k, key in enumerate(union)}
-    maps = {name: np.array([row[key] for key in own], dtype=np.int64) for name, own in keys.items()}
-    return SuperVocabulary(tuple(union), maps)
+    maps = {name: np.array([row[key] for key in own], dtype=np.int64) for name, own in found.items()}
+    return SuperVocabulary(tuple(union), maps, keys == "published")
 
 
 def _distinct(tokenizers: Mapping[str, Any] | Sequence[Any]) -> list[Tokenizer]:

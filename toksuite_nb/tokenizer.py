@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
-           'HuggingFaceTokenizer', 'ObjectTokenizer', 'TokenMonsterTokenizer', 'load_tokenizer', 'tokenize', 'losses']
+           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'TokenMonsterTokenizer', 'load_tokenizer',
+           'tokenize', 'losses']
 
-# %% ../nbs/20_tokenizer.ipynb #ddcb4222
+# %% ../nbs/20_tokenizer.ipynb #ba47139f
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 import copy
 from dataclasses import dataclass, field
 from functools import cached_property, cache
+from importlib import import_module
 import inspect
 from itertools import pairwise
 import json
@@ -511,7 +513,7 @@ class BytesTokenizer(Tokenizer):
     def _content(self) -> Any:
         return [self.offset, self.vocab_size]
 
-# %% ../nbs/20_tokenizer.ipynb #122b46b6
+# %% ../nbs/20_tokenizer.ipynb #ea0fcbea
 class BytePairTokenizer(Tokenizer):
     "A tiktoken `Encoding`, whose ids may be shifted behind special tokens as in Tekken."
 
@@ -548,7 +550,14 @@ class BytePairTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         shift = self.offset
-        return [[i + shift for i in ids] for ids in self.encoding.encode_ordinary_batch(texts, num_threads=2)]
+        # a thread per short text costs more than the text
+        long = sum(map(len, texts)) > 4000 * len(texts)
+        found = (
+            self.encoding.encode_ordinary_batch(texts, num_threads=2)
+            if long
+            else map(self.encoding.encode_ordinary, texts)
+        )
+        return [[i + shift for i in ids] for ids in found] if shift else list(found)
 
     def _content(self) -> Any:
         return [self.pieces, self.encoding._pat_str]
@@ -634,14 +643,14 @@ class SentencePieceTokenizer(Tokenizer):
     def _content(self) -> Any:
         return self.processor.serialized_model_proto()
 
-# %% ../nbs/20_tokenizer.ipynb #a5142897
-def _byte_alphabet() -> dict[str, int]:
+# %% ../nbs/20_tokenizer.ipynb #f9ec1910
+def byte_alphabet() -> dict[str, int]:  # Character to byte
     "GPT-2's characters for the 256 bytes: printable Latin-1 stands for itself, the others are shifted to U+0100 and up."
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + k): b for k, b in enumerate(hidden)}
 
-
+# %% ../nbs/20_tokenizer.ipynb #3360356e
 def _states(component: Any) -> list[dict[str, Any]]:
     "A normaliser, pre-tokeniser or decoder as the flat list of its steps."
     if component is None:
@@ -711,7 +720,7 @@ def _check_ids(backend: BackendTokenizer, vocabulary: Mapping[str, int], name: s
             "repeated entries; an id that cannot be produced would be counted."
         )
 
-# %% ../nbs/20_tokenizer.ipynb #6efb5196
+# %% ../nbs/20_tokenizer.ipynb #1069883e
 class HuggingFaceTokenizer(Tokenizer):
     "A `tokenizers.Tokenizer`: byte-level BPE, Unigram, WordPiece, with any normaliser."
 
@@ -742,7 +751,7 @@ class HuggingFaceTokenizer(Tokenizer):
         pre, decoder, normal = (_states(c) for c in (backend.pre_tokenizer, backend.decoder, backend.normalizer))
         told = decoder or [*pre, *normal]
         self._byte_level = any(step["type"] == "ByteLevel" for step in told)
-        self._marker = (
+        self.marker = (
             ""
             if self._byte_level
             else (_space_marker(decoder, writes=False) or _space_marker([*pre, *normal], writes=True))
@@ -756,7 +765,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def pieces(self) -> list[bytes | None]:
-        alphabet = _byte_alphabet() if self._byte_level else {}
+        alphabet = byte_alphabet() if self._byte_level else {}
         pieces: list[bytes | None] = [None] * self.vocab_size
         for token, i in self.backend.get_vocab(with_added_tokens=True).items():
             pieces[i] = self._bytes(token, alphabet)
@@ -775,7 +784,7 @@ class HuggingFaceTokenizer(Tokenizer):
             token = token[: -len(self._suffix)]
         if alphabet and all(char in alphabet for char in token):
             return bytes(alphabet[char] for char in token)
-        return (token.replace(self._marker, " ") if self._marker else token).encode()
+        return (token.replace(self.marker, " ") if self.marker else token).encode()
 
     @cached_property
     def word_initial(self) -> np.ndarray:
@@ -819,7 +828,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _normalise(self, text: str) -> str:
         normaliser = self.backend.normalizer
         text = normaliser.normalize_str(text) if normaliser is not None else text
-        return text.replace(self._marker, " ") if self._marker else text
+        return text.replace(self.marker, " ") if self.marker else text
 
     @cached_property
     def _bare(self) -> BackendTokenizer:
@@ -1200,7 +1209,7 @@ def load_tokenizer(
         return _from_path(spec, name)
     return _from_object(spec, name)
 
-# %% ../nbs/20_tokenizer.ipynb #e61fdfd0
+# %% ../nbs/20_tokenizer.ipynb #c4104328
 _builtin = {
     "tekken": "Mistral's Tekken (2024-09), 131,072 ids, from mistral-common",
     "mistral-spm": "Mistral's SentencePiece model (v3), 32,768 ids, from mistral-common",
@@ -1248,7 +1257,9 @@ def _tiktoken_file(path: Path, name: str | None, pattern: str | None) -> Tokeniz
         raise UnknownName(
             f"load_tokenizer: unknown encoding {pattern!r} for pattern. Known are {known}.{nearest(pattern, known)}"
         )
-    definition = _encoding_definition(pattern) if pattern in known else {"pat_str": pattern, "special_tokens": {}}
+    definition: dict[str, Any] = (
+        _encoding_definition(pattern) if pattern in known else {"pat_str": pattern, "special_tokens": {}}
+    )
     label = name or path.name.removesuffix(".tiktoken")
     ranks = _tiktoken_ranks(path)
     try:
@@ -1325,14 +1336,14 @@ def _tiktoken_named(spec: str, name: str | None) -> Tokenizer:
 def _tokenmonster(spec: str, name: str | None) -> Tokenizer:
     "A vocabulary by name or file, through the TokenMonster library and its engine."
     try:
-        import tokenmonster
+        library = import_module("tokenmonster")
     except ImportError as error:
         raise ImportError(
             f"load_tokenizer: TokenMonster vocabularies need the package tokenmonster, got none installed for {spec!r}. Install it with "
             "pip install tokenmonster; on first use it downloads an engine and runs it."
         ) from error
     try:
-        vocabulary = tokenmonster.load(spec)
+        vocabulary = library.load(spec)
     except Exception as error:
         raise FileNotFoundError(
             f"load_tokenizer: TokenMonster must find its engine (tokenmonsterserver) and the vocabulary, got {type(error).__name__}: "

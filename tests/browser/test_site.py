@@ -18,7 +18,7 @@ def test_tour_shows_charts_and_widgets(page):
     charts = page.locator(".cell_output svg.marks, .cell_output img[src$='.svg']")
     expect(charts.first).to_be_visible()
     assert charts.count() >= 2, "the tour draws the drops and the data-efficiency curve"
-    strips = page.locator(".tsnb-strip")
+    strips = page.locator(".tks-strip")
     expect(strips.first).to_be_visible()
     assert strips.count() >= 2, "the explorer shows one strip per tokenizer"
 

@@ -1,0 +1,123 @@
+"""Speed of the perturbations: beside nlpaug on the same text, over four orders of text length, and over the whole embedded benchmark.
+
+Times are processor time of this process, the fastest of several turns taken in alternation, so that what else runs on the machine counts for
+both sides alike."""
+
+import gc
+import time
+from collections.abc import Callable
+
+import pytest
+
+from toksuite_nb.edits import EditedText
+from toksuite_nb.items import load_benchmark
+from toksuite_nb.perturb import get_perturbation, perturb, perturb_items, perturbations
+
+paragraph = (
+    "The color of the sky is blue because air scatters short waves more than long ones. A doctor who works in a hospital treats patients, "
+    "and the number of days in a week is seven. Water boils at a lower temperature on a mountain than at the shore. "
+)
+
+
+def english(size: int) -> str:
+    return (paragraph * (size // len(paragraph) + 1))[: size - 1] + "."
+
+
+def seconds(work: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def fastest(*works: Callable[[], object], turns: int = 7) -> list[float]:
+    times = [[seconds(work) for work in works] for _ in range(turns)]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def changed(before: str, after: str) -> int:
+    return sum(a != b for a, b in zip(before.split(), after.split(), strict=False))
+
+
+def test_characters_per_second_beside_nlpaug():
+    char = pytest.importorskip("nlpaug.augmenter.char", reason="nlpaug 1.1.11 is not installed")
+    # the same share of words on both sides, one slip in each; nlpaug's own limit of ten words per text is lifted
+    slips = {"aug_word_p": 0.3, "aug_word_max": None, "aug_char_max": 1}
+    peers = {
+        "keyboard_proximity": char.KeyboardAug(include_numeric=False, include_special_char=False, **slips),
+        "ocr_errors": char.OcrAug(min_char=1, **slips),
+    }
+    print("\nchars/s, nlpaug 1.1.11 and ours, at three words in ten")
+    ratios = {}
+    for name, peer in peers.items():
+        for size in (1_000, 10_000, 100_000):
+            text, calls = english(size), max(1, 10_000 // size)
+            severity = (
+                0.3 if name == "keyboard_proximity" else 0.1
+            )  # a share of words, and of letters that can be misread
+            ours = perturb(text, name, "en", seed=0, severity=severity)
+            theirs = peer.augment(text)[0]
+            assert isinstance(ours, EditedText)
+            times = fastest(
+                lambda p=peer, t=text, n=calls: [p.augment(t) for _ in range(n)],
+                lambda m=name, t=text, n=calls, s=severity: [perturb(t, m, "en", seed=0, severity=s) for _ in range(n)],
+                turns=5 if size <= 10_000 else 2,
+            )
+            rates = [size * calls / t for t in times]
+            ratios[name, size] = rates[1] / rates[0]
+            words = changed(text, theirs), len(ours.edits)
+            print(
+                f"{name:20s} {size:7,d} chars: {rates[0]:11,.0f} {rates[1]:11,.0f}  x {ratios[name, size]:5.1f}  edits {words}"
+            )
+    slow = {cell: round(ratio, 1) for cell, ratio in ratios.items() if cell[1] == 100_000 and ratio < 6}
+    assert not slow, f"less than six times as fast as nlpaug: {slow}"
+
+
+@pytest.mark.parametrize("name", ["keyboard_proximity", "uppercase"])
+def test_cost_is_linear_in_the_length(name):
+    rates = {}
+    for size in (1_000, 10_000, 100_000, 1_000_000, 10_000_000):
+        text, calls = english(size), max(1, 30_000 // size)
+        (spent,) = fastest(
+            lambda t=text, n=calls: [perturb(t, name, "en", seed=0, severity=0.2) for _ in range(n)],
+            turns=5 if size < 10**6 else 1,
+        )
+        rates[size] = spent / calls / size
+    print(f"\n{name}, ns per char: " + ", ".join(f"{size:,d}: {rate * 1e9:.0f}" for size, rate in rates.items()))
+    assert rates[10_000_000] < 3 * rates[1_000], "the cost of a character grows with the text"
+
+
+def test_no_perturbation_is_quadratic():
+    texts = {
+        "en": english,
+        "zh": lambda size: ("天空的颜色是蓝色，一年有12个月。" * size)[:size],
+        "fa": lambda size: ("رنگ آسمان آبی است و یک هفته ۷ روز دارد. " * size)[: size - 1] + ".",
+    }
+    slow = []
+    for name, langs in perturbations().select("name", "langs").iter_rows():
+        lang = next(lang for lang in ("en", "zh", "fa", "it", "tr") if lang in langs)
+        make = texts.get(lang, english)
+        short, long = make(2_000), make(40_000)
+        perturb(short, name, lang, seed=0)
+        few, many = fastest(
+            lambda: [perturb(short, name, lang, seed=0) for _ in range(5)],
+            lambda: perturb(long, name, lang, seed=0),
+            turns=2,
+        )
+        if many / few > 4 * 4 and many > 0.2:
+            slow.append((name, f"x {many / few / 4:.1f} per character, {40_000 / many:,.0f} chars/s"))
+    assert not slow, f"the cost of a character grows with the text: {slow}"
+
+
+def test_the_embedded_benchmark_under_every_perturbation():
+    items = load_benchmark("embedded")
+    items = items.filter(perturbation="canonical")
+    names = [name for name in perturbations()["name"].to_list() if get_perturbation(name).category != "toy"]
+    per_name = {name: seconds(lambda n=name: perturb_items(items, n, show=False)) for name in names}
+    total = sum(per_name.values())
+    worst = sorted(per_name, key=lambda name: -per_name[name])[:6]
+    print(
+        f"\n{items.height} items x {len(names)} perturbations: {total:.1f} s; slowest "
+        + ", ".join(f"{n} {per_name[n]:.2f}" for n in worst)
+    )
+    assert total <= 20

@@ -1,0 +1,261 @@
+"The tokenizer card: it finds each behaviour planted in a zoo of tokenizers, and nothing else on the others."
+
+import json
+from functools import cache
+
+import polars as pl
+import pytest
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+
+from toksuite_nb.card import card_schema, card_statuses, compare_cards, tokenizer_card
+from toksuite_nb.core import check_frame
+from toksuite_nb.tokenizer import load_tokenizer
+
+WORDS = ["the cat sat on the mat and The Dog ran", "salt and pepper, bread or butter: no more", "a quick brown fox jumps over it"] * 20
+NUMBERS = [",".join(form % k for k in range(1000)) for form in ("%d", "%02d", "%03d")]
+
+
+def byte_bpe(
+    normalizer=None,
+    before=None,
+    regex=True,
+    prefix=False,
+    missing=(),
+    corpus=(),
+    size=400,
+    post=None,
+    special=(),
+    extra=None,
+    added=(),
+):
+    backend = Backend(models.BPE())
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    level = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level]) if before else level
+    backend.decoder = decoders.ByteLevel()
+    alphabet = [char for char in pre_tokenizers.ByteLevel.alphabet() if char not in missing]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=sorted(alphabet), special_tokens=list(special), show_progress=False
+    )
+    backend.train_from_iterator([*WORDS, *NUMBERS, *corpus], trainer)
+    if post:
+        backend.post_processor = processors.TemplateProcessing(
+            single=post, special_tokens=[(t, backend.token_to_id(t)) for t in special]
+        )
+    if extra:
+        state = json.loads(backend.to_str())
+        state["model"]["vocab"][extra] = len(state["model"]["vocab"])
+        backend = Backend.from_str(json.dumps(state))
+    backend.add_tokens(list(added))
+    return backend
+
+
+def characters(fallback):
+    tokens = ["<unk>", *([f"<0x{b:02X}>" for b in range(256)] if fallback else []), "▁"]
+    tokens += [chr(c) for c in range(0x21, 0x7F)] + ["é", "\u0301", "\n", "ñ", "ü", "th", "▁th", "34"]
+    merges = [("t", "h"), ("▁", "th"), ("3", "4")]
+    backend = Backend(
+        models.BPE({t: i for i, t in enumerate(tokens)}, merges, unk_token="<unk>", byte_fallback=fallback)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return backend
+
+
+def digits(pattern):
+    return [pre_tokenizers.Split(Regex(pattern), "isolated")]
+
+
+NORMAL = {
+    "normal form": "none",
+    "case": "kept",
+    "accents": "kept",
+    "white space": "kept",
+    "prefix space": "none",
+    "invisible characters": "kept",
+    "unknown characters": "bytes",
+    "digits": "by merges",
+    "merges across spaces": "none",
+    "added special tokens": "none",
+    "double BOS": "none",
+    "text that spells a special token": "read as text",
+    "round trip": "exact",
+    "unreachable tokens": "none",
+    "partial characters": "single bytes only",
+    "tokens with the same bytes": "none",
+}
+LOSSES = {"round trip": "with losses"}
+NFC = normalizers.NFC()
+# what is planted, and what follows from it: a lower-casing vocabulary has capitals that no text reaches
+ZOO = {
+    "normal": (byte_bpe, {}),
+    "NFC": (lambda: byte_bpe(NFC), {"normal form": "NFC"} | LOSSES),
+    "NFD": (lambda: byte_bpe(normalizers.NFD()), {"normal form": "NFD"} | LOSSES),
+    "NFKC": (lambda: byte_bpe(normalizers.NFKC()), {"normal form": "NFKC"} | LOSSES),
+    "NFKD": (lambda: byte_bpe(normalizers.NFKD()), {"normal form": "NFKD"} | LOSSES),
+    "lower case": (
+        lambda: byte_bpe(normalizers.Lowercase()),
+        {"case": "lower-cased", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "accents": (
+        lambda: byte_bpe(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
+        {"accents": "stripped", "normal form": "NFD"} | LOSSES,
+    ),
+    "runs of spaces": (
+        lambda: byte_bpe(normalizers.Replace(Regex(" {2,}"), " ")),
+        {"white space": "runs collapsed"} | LOSSES,
+    ),
+    "strip": (lambda: byte_bpe(normalizers.Strip()), {"white space": "end stripped, start stripped"} | LOSSES),
+    "line ends": (
+        lambda: byte_bpe(normalizers.Replace("\n", " ")),
+        {"white space": "line ends become spaces", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "spaces dropped": (
+        lambda: byte_bpe(before=[pre_tokenizers.WhitespaceSplit()], regex=False),
+        {
+            "white space": "dropped",
+            "unreachable tokens": "present",
+        }
+        | LOSSES,
+    ),
+    "prefix space": (lambda: byte_bpe(prefix=True), {"prefix space": "added"} | LOSSES),
+    "joiners": (lambda: byte_bpe(normalizers.Replace("\u200c", "")), {"invisible characters": "removed"} | LOSSES),
+    "holes": (lambda: byte_bpe(missing=["ð"]), {"unknown characters": "dropped"} | LOSSES),
+    "unknown": (
+        lambda: characters(False),
+        {
+            "unknown characters": "unknown token",
+            "partial characters": "none",
+            "text that spells a special token": "read as text",
+        }
+        | LOSSES,
+    ),
+    "byte fallback": (lambda: characters(True), {"unknown characters": "byte fallback", "partial characters": "none"}),
+    "single digits": (lambda: byte_bpe(before=digits(r"\d")), {"digits": "single digits"}),
+    "threes left": (
+        lambda: byte_bpe(before=digits(r"\d{1,3}"), size=3000),
+        {"digits": "threes from the left"},
+    ),
+    "threes right": (
+        lambda: byte_bpe(before=digits(r"\d{1,3}(?=(\d{3})*(\D|$))"), size=3000),
+        {"digits": "threes from the right"},
+    ),
+    "superwords": (
+        lambda: byte_bpe(regex=False, before=[pre_tokenizers.Split(Regex(r"\d+"), "isolated")], size=420),
+        {"merges across spaces": "present"},
+    ),
+    "[SEP]": (
+        lambda: byte_bpe(special=["[SEP]"], post="$A [SEP]"),
+        {"added special tokens": "after", "text that spells a special token": "read as special"},
+    ),
+    "BOS": (
+        lambda: byte_bpe(special=["<s>"], post="<s> $A"),
+        {
+            "added special tokens": "before",
+            "text that spells a special token": "read as special",
+            "double BOS": "if the text spells it",
+        },
+    ),
+    "double BOS": (
+        lambda: byte_bpe(special=["<s>"], post="<s> <s> $A"),
+        {
+            "added special tokens": "before",
+            "text that spells a special token": "read as special",
+            "double BOS": "always",
+        },
+    ),
+    "special text": (
+        lambda: byte_bpe(special=["<|endoftext|>"]),
+        {"text that spells a special token": "read as special"},
+    ),
+    "unreachable": (lambda: byte_bpe(extra="Ġzzqq"), {"unreachable tokens": "present"}),
+    "partial": (
+        lambda: byte_bpe(corpus=["中国的首都是北京 天空是蓝色的"] * 60, size=500),
+        {"partial characters": "present"},
+    ),
+    "same bytes": (
+        lambda: byte_bpe(added=[" the"]),
+        {"tokens with the same bytes": "present", "unreachable tokens": "present"},
+    ),
+}
+
+
+@cache
+def card(name):
+    return tokenizer_card(load_tokenizer(ZOO[name][0](), name))
+
+
+def values(frame):
+    return dict(zip(frame["finding"], frame["value"], strict=True))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_planted_behaviour_is_found_and_nothing_else(name):
+    found, expected = values(card(name)), NORMAL | ZOO[name][1]
+    wrong = {f: (expected[f], v) for f, v in found.items() if expected[f] != v}
+    evidence = card(name).filter(pl.col("finding").is_in(list(wrong))).select("finding", "evidence").rows()
+    assert not wrong, f"{name}: expected and found differ: {wrong}; evidence: {evidence}"
+    assert found.keys() == expected.keys()
+
+
+def test_every_finding_has_evidence_and_a_known_status():
+    for name in ZOO:
+        frame = check_frame(card(name), card_schema, "test")
+        assert frame["evidence"].str.len_chars().min() > 10, f"{name}: a finding without evidence"
+        assert set(frame["status"]) <= set(card_statuses)
+    assert set(card("normal")["status"]) <= {"pass", "note"}, "a faithful tokenizer is warned about"
+
+
+def test_losses_are_graded():
+    status = {name: dict(zip(card(name)["finding"], card(name)["status"], strict=True)) for name in ZOO}
+    assert status["holes"]["unknown characters"] == "fail", "bytes vanish and the card does not say so"
+    assert status["double BOS"]["double BOS"] == "fail" and status["BOS"]["double BOS"] == "warn"
+    assert status["NFKC"]["normal form"] == "warn" and status["NFC"]["normal form"] == "note"
+
+
+def test_the_counts_are_those_of_the_vocabulary():
+    count = {name: dict(zip(card(name)["finding"], card(name)["count"], strict=True)) for name in ZOO}
+    assert count["unreachable"]["unreachable tokens"] == 1
+    assert "'zzqq'" in card("unreachable").filter(finding="unreachable tokens")["evidence"].item().replace("b' ", "'")
+    assert count["lower case"]["unreachable tokens"] == 26, "the 26 capitals of the byte alphabet"
+    assert count["same bytes"]["tokens with the same bytes"] == 1
+    assert count["double BOS"]["added special tokens"] == 2
+
+
+@pytest.mark.parametrize("name", ["bytes", "mistral-spm"])
+def test_the_built_in_tokenizers_lose_nothing(name):
+    frame = tokenizer_card(name)
+    assert frame.filter(pl.col("status").is_in(["warn", "fail", "unverifiable"])).is_empty(), frame.rows()
+
+
+def test_a_tiny_vocabulary_is_unverifiable_and_not_guessed():
+    backend = Backend(models.WordPiece({"[UNK]": 0, "zebra": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    frame = tokenizer_card(backend)
+    status = dict(zip(frame["finding"], frame["status"], strict=True))
+    for finding in ("normal form", "case", "accents", "white space", "invisible characters", "digits"):
+        assert status[finding] == "unverifiable", f"{finding} was guessed from unknown tokens"
+
+
+def test_an_object_with_encode_and_decode_gets_a_card():
+    class Letters:
+        vocab_size = 0x110000 // 0x100
+
+        def encode(self, text):
+            return [ord(c) % self.vocab_size for c in text]
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    found = values(tokenizer_card(Letters()))
+    assert (found["case"], found["accents"], found["digits"]) == ("kept", "kept", "single digits")
+
+
+def test_cards_are_compared_side_by_side():
+    table = compare_cards({"plain": ZOO["normal"][0](), "lower": ZOO["lower case"][0]()}, differing=True)
+    assert table.columns == ["finding", "plain", "lower"]
+    assert set(table["finding"]) == {"case", "round trip", "unreachable tokens"}
+    with pytest.raises(ValueError, match=r"compare_cards: needs at least one tokenizer and distinct names, got \[\]"):
+        compare_cards([])
