@@ -10,7 +10,7 @@ ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
 ARGS   ?=
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo lab test lint types sync notebooks unit browser docs readme outputs suite clean
+.PHONY: demo lab test lint types sync notebooks unit browser docs bench readme outputs suite clean
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ $(VENV)/.ready: $(BIN)/uv constraints.txt settings.ini setup.py
 	@touch $@
 $(VENV)/.dev: $(VENV)/.ready
 	$(UV) -e '.[models,lab,dev]' setuptools wheel
+	@touch $@
+$(VENV)/.bench: $(VENV)/.bench
+	$(UV) -e '.[models,lab,dev,bench]'
 	@touch $@
 $(VENV)/.docs: $(VENV)/.dev
 	$(UV) -e '.[models,lab,dev,docs]'
@@ -46,7 +49,7 @@ notebooks: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --n_workers 2
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py --check
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/test_house.py
+	$(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/bench --ignore=tests/test_house.py
 browser: $(VENV)/.dev
 	$(BIN)/pytest -q tests/browser -m "not site"
 
@@ -57,12 +60,16 @@ docs: $(VENV)/.docs docs/_static/vendor/embed-amd.js
 docs/_static/vendor/embed-amd.js: $(VENV)/.docs docs/assets.py
 	$(BIN)/python docs/assets.py
 
+# speed beside the peers, as ratios of medians; not part of the tests, because it wants a quiet machine
+bench: $(VENV)/.bench
+	$(BIN)/pytest -q -s tests/bench
+
 # what is committed and made from something else
 readme: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py
 outputs: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
 suite: $(VENV)/.ready
-	$(BIN)/python -m toksuite_nb.suite data/suite
+	$(BIN)/python -c "from toksuite_nb.suite import retrain; retrain('data/suite')"
 clean:
 	rm -rf $(VENV) build dist _proc _docs *.egg-info docs/_static/vendor

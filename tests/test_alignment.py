@@ -1,20 +1,23 @@
 "Alignment of segmentations and of cuts through edits, and the super-vocabulary."
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from toksuite_nb.alignment import align, boundary_agreement, cut_shift, cut_shifts
+from toksuite_nb.alignment import align, boundary_agreement, cut_shift, cut_shift_tokens, cut_shifts
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.supervocab import Key, super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
-from toksuite_nb.tokenizer import load_tokenizer
+from toksuite_nb.tokenizer import TokenMonsterTokenizer, load_tokenizer
 
 TEXTS = st.lists(
     st.sampled_from(["a", "b", " ", "é", "e\u0301", "中", "👩‍🔬", "می", "İ", "x", "the ", "\n"]),
@@ -134,6 +137,50 @@ def test_summaries_of_many_texts_have_one_row_per_text_and_tokenizer():
     assert cut_shifts({}, ["bytes"]).schema == table.schema
 
 
+@settings(max_examples=100)
+@given(edited=edited_texts())
+def test_each_broken_token_names_the_edit_that_touches_it_or_the_nearest(edited):
+    spans = edited.spans
+    places = {
+        "source": list(zip(spans["start_byte"], spans["end_byte"], strict=True)),
+        "target": list(zip(spans["target_start_byte"], spans["target_end_byte"], strict=True)),
+    }
+    for name in ("bytes", "tekken"):
+        tokens = cut_shift(edited, name).tokens
+        assert tokens.filter((pl.col("status") == "kept") != pl.col("edit").is_null()).height == 0
+        for row in tokens.filter(pl.col("edit").is_not_null()).iter_rows(named=True):
+            away = [max(a - row["end"], row["start"] - b, 0) for a, b in places[row["side"]]]
+            assert away[row["edit"]] == min(away), f"{name}: {row} blames a farther edit"
+            if row["status"] == "touched":
+                a, b = places[row["side"]][row["edit"]]
+                assert a < row["end"] and (b > row["start"]), f"{name}: {row} is not touched by the edit it names"
+
+
+def test_the_tokens_an_edit_broke_are_one_query():
+    edited = EditedText("the brown fox and the brown dog", (Edit(5, 6, "r", ""), Edit(28, 29, "d", "dz")))
+    tokens = cut_shift_tokens({"a": edited}, {"t": "tekken", "b": "bytes"})
+    assert tokens.columns[:2] == ["tokenizer", "text_id"]
+    broken = tokens.filter(pl.col("side") == "source", pl.col("status") != "kept")
+    by_edit = {key: part["bytes"].to_list() for key, part in broken.group_by("tokenizer", "edit", maintain_order=True)}
+    assert by_edit == {("t", 0): [b" brown"], ("t", 1): [b" dog"], ("b", 0): [b"r"], ("b", 1): [b"d"]}
+    assert cut_shift_tokens({}, ["bytes"]).columns == tokens.columns
+
+
+def test_fertility_needs_a_language_and_follows_the_token_ratio():
+    edited = EditedText("salt and pepper", (Edit(0, 1, "s", "z"),))
+    without, within = cut_shift(edited, "tekken"), cut_shift(edited, "tekken", lang="en")
+    assert without.fertility("source") is None and without.summary["fertility_change"].null_count() == 1
+    row = within.summary.row(0, named=True)
+    assert row["fertility_source"] == row["n_source"] / 3 and row["fertility_target"] == row["n_target"] / 3
+    assert row["fertility_change"] == row["fertility_target"] - row["fertility_source"]
+    assert row["fertility_target"] / row["fertility_source"] == pytest.approx(row["token_ratio"])
+    assert cut_shift(EditedText("..."), "bytes", lang="en").fertility("source") is None, "no words: null, not infinity"
+    with pytest.raises(KeyError, match="cut_shift: lang must be a known language, got 'xx'"):
+        cut_shift(edited, "bytes", lang="xx")
+    table = cut_shifts({"a": edited, "b": EditedText("")}, ["bytes"], lang={"a": "en"})
+    assert table["fertility_source"].to_list() == [5.0, None]
+
+
 def test_long_texts_shift_quickly():
     source = "the brown fox jumps " * 2000
     edited = EditedText(source, tuple(Edit(k, k + 1, source[k], "z") for k in range(0, len(source), 40)))
@@ -201,6 +248,103 @@ def test_overlap_is_that_of_sets():
     union = super_vocabulary({"x": byte_level(["a", "b", "c"]), "y": byte_level(["b", "c", "d", "e"])})
     row = union.overlap().row(by_predicate=(pl.col("a") == "x") & (pl.col("b") == "y"), named=True)
     assert (row["shared"], row["jaccard"], row["coverage"]) == (2, 2 / 5, 2 / 4)
+
+
+def coverage(union, a, b):
+    return union.overlap().row(by_predicate=(pl.col("a") == a) & (pl.col("b") == b), named=True)["coverage"]
+
+
+def test_published_keys_are_the_strings_of_the_reference():
+    def strings(spec):
+        return [key.value.decode() if key.kind == "string" else key.kind for key in token_keys(spec, keys="published")]
+
+    assert strings(byte_level(["Ã©", "Ġthe", "é", "中 "])) == ["Ã©", " the", "é", "中 "]
+    assert strings(wordpiece(["the", "##the", "###", "#", "!"])) == [" [UNK]", " the", "the", " ###", " #", " !"]
+    spm = load_tokenizer("mistral-spm")
+    keys = strings("mistral-spm")
+    assert keys[spm.specials["bos"]] == "role" and keys[spm.specials["eos"]] == "</s>"
+    assert keys[spm.processor.piece_to_id("<0xE4>")] == "<0xE4>" and keys[spm.processor.piece_to_id("▁the")] == " the"
+    ours, theirs = token_keys("bytes"), token_keys("bytes", keys="published")
+    assert theirs[:3] == [Key("string", b"<pad>"), Key("string", b"</s>"), Key("string", b"<unk>")]
+    assert theirs[3 + 0x80] == Key("integer", b"128") and theirs[3 + 0x7F] == Key("string", b"\x7f")
+    assert ours[3 + 0x80] == Key("piece", b"\x80")
+    ranks = {bytes([b]): b for b in range(256)} | {"é".encode(): 256}
+    encoding = tiktoken.Encoding("t", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+    assert token_keys(encoding, keys="published")[256] == Key("string", "Ã©".encode())
+    assert token_keys(encoding)[256] == Key("piece", "é".encode())
+    with pytest.raises(KeyError, match=r"token_keys: unknown keys 'strings'. Known are 'bytes' and 'published'"):
+        super_vocabulary(["bytes"], keys="strings")
+
+
+def test_published_overlaps_have_their_known_fingerprints():
+    transformers = pytest.importorskip("transformers")
+    backend = byte_level(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    ranks = {bytes([b]): b for b in range(256)}
+    encoding = tiktoken.Encoding("t", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+    both = {"byt5": transformers.ByT5Tokenizer(), "bpe": backend, "tiktoken": encoding, "tekken": "tekken"}
+    published, exact = super_vocabulary(both, keys="published"), super_vocabulary(both)
+    assert coverage(published, "bpe", "byt5") == coverage(published, "tiktoken", "byt5") == 0.5, "the ASCII half"
+    assert coverage(exact, "bpe", "byt5") == coverage(exact, "tekken", "byt5") == 1.0
+    assert len(set(published.rows("tekken").tolist())) == 130_044, "distinct strings of Tekken in the published sheet"
+    assert coverage(published, "tekken", "byt5") == 131 / 256
+    assert published.counts.filter(tokenizer="tekken")["merged"].item() == 131_072 - 130_044
+    # mojibake: the same piece in true Unicode and in Latin-1 never meet
+    words = {"bpe": byte_level(["Ã©", "Ġthe"]), "wordpiece": wordpiece(["the", "##é"])}
+    apart, together = super_vocabulary(words, keys="published"), super_vocabulary(words)
+    assert (
+        apart.rows("bpe")[0] != apart.rows("wordpiece")[2] and together.rows("bpe")[0] == together.rows("wordpiece")[2]
+    )
+    assert apart.rows("bpe")[1] == apart.rows("wordpiece")[1], "a word-initial piece gets a space in the published keys"
+
+
+def test_published_overlaps_equal_the_reference_figures():
+    file = Path(__file__).parents[2] / "shared" / "reference" / "toksuite_intrinsic.json"
+    if not file.exists():
+        pytest.skip("the reference figures are not here")
+    transformers = pytest.importorskip("transformers")
+    figures = json.loads(file.read_text())
+    union = super_vocabulary({"ByT5": transformers.ByT5Tokenizer(), "Tekken": "tekken"}, keys="published")
+    covers = figures["vocab_overlap_asymmetric_row_covers_col"]["rows"]
+    for a, b in (("ByT5", "Tekken"), ("Tekken", "ByT5")):
+        assert coverage(union, a, b) == pytest.approx(covers[a][b], abs=5.1e-5), f"{a} covers {b}"
+    jaccard = union.overlap().filter(pl.col("a") != pl.col("b"))["jaccard"]
+    assert jaccard.to_list() == pytest.approx(
+        [figures["vocab_overlap_symmetric_jaccard"]["rows"]["ByT5"]["Tekken"]] * 2, abs=5.1e-5
+    )
+    assert (
+        figures["tokenizer_meta"]["rows"]["Tekken"]["learnable_vocab"]
+        == union.counts.filter(tokenizer="Tekken")["rows"].item()
+    )
+
+
+def test_tokenmonster_marks_are_keys_of_their_own():
+    class Vocab:
+        rows = ((" cat", " cat"), ("D cat", "cat"), (" catC", " cat"), ("C", ""), ("W", ""), (" the", " the"))
+
+        def get_dictionary(self):
+            return {
+                i: {"id": i, "token": t, "token_decoded": d, "type": "regular"} for i, (t, d) in enumerate(self.rows)
+            }
+
+        def unk_token_id(self):
+            return None
+
+        def normalization(self):
+            return "NFD"
+
+        def capcode(self):
+            return 2
+
+        def tokenize(self, text):
+            return [] if isinstance(text, bytes) else [[] for _ in text]
+
+    tokenizer = TokenMonsterTokenizer(Vocab(), "monster")
+    own = Key("own", b"monster/2"), Key("own", b"monster/3"), Key("own", b"monster/4")
+    assert token_keys(tokenizer) == [Key("piece", b" cat"), Key("piece", b"cat"), *own, Key("piece", b" the")]
+    strings = [key.value for key in token_keys(tokenizer, keys="published")]
+    assert strings == [b" cat", b"D cat", b" catC", b"C", b"W", b" the"], "the published keys keep the marks"
+    union = super_vocabulary([tokenizer, "tekken"])
+    assert coverage(union, "tekken", "monster") == 1.0
 
 
 def test_bad_names_are_named():

@@ -12,7 +12,11 @@ from toksuite_nb.card import card_schema, card_statuses, compare_cards, tokenize
 from toksuite_nb.core import check_frame
 from toksuite_nb.tokenizer import load_tokenizer
 
-WORDS = ["the cat sat on the mat and The Dog ran", "salt and pepper, bread or butter: no more", "a quick brown fox jumps over it"] * 20
+WORDS = [
+    "the cat sat on the mat and The Dog ran",
+    "salt and pepper, bread or butter: no more",
+    "a quick brown fox jumps over it",
+] * 20
 NUMBERS = [",".join(form % k for k in range(1000)) for form in ("%d", "%02d", "%03d")]
 
 
@@ -113,7 +117,7 @@ ZOO = {
         {"white space": "line ends become spaces", "unreachable tokens": "present"} | LOSSES,
     ),
     "spaces dropped": (
-        lambda: byte_bpe(before=[pre_tokenizers.WhitespaceSplit()], regex=False),
+        lambda: byte_bpe(before=[pre_tokenizers.WhitespaceSplit()]),
         {
             "white space": "dropped",
             "unreachable tokens": "present",

@@ -125,7 +125,7 @@ def test_edits_of_edits_compose(data):
     assert both.byte_distance <= first.byte_distance + second.byte_distance
     sizes = len(first.source.encode()), len(second.text.encode())
     there = [both.map_offset(byte) for byte in range(sizes[0] + 1)]
-    assert there == sorted(there) and 0 <= there[0] and there[-1] <= sizes[1]
+    assert there == sorted(there) and there[0] >= 0 and there[-1] <= sizes[1]
     touched = {b for row in both.spans.iter_rows(named=True) for b in range(row["start_byte"], row["end_byte"] + 1)}
     for byte in set(range(sizes[0] + 1)) - touched:
         assert both.map_offset(byte) == second.map_offset(first.map_offset(byte)), "an offset takes another way"

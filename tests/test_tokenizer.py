@@ -1,8 +1,12 @@
 "The tokenizer floor: ids of the original libraries, spans that reconstruct the text, losses that are named, errors that help."
 
+import base64
 import io
+import os
 import pickle
+import sys
 import time
+import types
 from functools import cache
 from pathlib import Path
 
@@ -197,10 +201,26 @@ NAMES = [
 ]  # fmt: skip
 
 
-def library_ids(library, text):
+def library_ids(name, text):
+    "Ids of the original library, called directly."
+    if name == "bytes":
+        return [b + 3 for b in text.encode()]
+    library = original(name)
     if isinstance(library, Backend):
         return library.encode(text, add_special_tokens=False).ids
-    return library.encode(text)
+    return library.encode(text, bos=False, eos=False) if name == "tekken" else library.encode(text)
+
+
+@cache
+def original(name):
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    if name == "tekken":
+        return Tekkenizer.from_file(MISTRAL / "tekken_240911.json")
+    if name == "mistral-spm":
+        model = MISTRAL / "mistral_instruct_tokenizer_240323.model.v3"
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    return libraries()[name]
 
 
 HARD = st.sampled_from(
@@ -214,10 +234,11 @@ TEXTS = st.one_of(
 )
 
 
-def check_cut(tokenizer, text):
-    cut, raw = tokenizer.cut(text), text.encode()
-    assert cut.ids == tokenizer.encode([text])[0], f"{tokenizer.name}: the cut has other ids than encode on {text!r}"
-    assert len(cut.start) == len(cut.ids) == len(cut.end)
+def check_cut(tokenizer, text, cut=None):
+    cut, raw = cut or tokenizer.cut(text), text.encode()
+    assert len(cut.start) == len(cut.ids) == len(cut.end) == len(cut.exact), (
+        f"{tokenizer.name}: a token was dropped on {text!r}"
+    )
     assert (np.diff(cut.start) >= 0).all() and (np.diff(cut.end) >= 0).all(), (
         f"{tokenizer.name}: spans go back on {text!r}"
     )
@@ -232,23 +253,51 @@ def check_cut(tokenizer, text):
     return cut, raw
 
 
-@pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=100, deadline=None)
-@given(text=TEXTS)
-def test_every_byte_is_in_a_token_or_in_the_losses(name, text):
+# every text goes through every tokenizer; raise the number of texts to look harder
+TEXT_COUNT = int(os.environ.get("TOKSUITE_NB_TEXTS", "600"))
+BATCH = 20
+
+
+@settings(max_examples=max(1, TEXT_COUNT // BATCH))
+@given(texts=st.lists(TEXTS, min_size=BATCH, max_size=BATCH))
+def test_every_byte_is_in_a_token_or_in_the_losses(texts):
+    for name in NAMES:
+        check_texts(name, texts)
+
+
+def test_every_byte_of_the_embedded_benchmark_is_in_a_token_or_in_the_losses():
+    from toksuite_nb.items import load_benchmark
+
+    items = load_benchmark("embedded")
+    spoken = items["question"].to_list() + [choice for choices in items["choices"].drop_nulls() for choice in choices]
+    texts = sorted({text for text in spoken if text})
+    assert len(texts) > 1000
+    for name in NAMES:
+        check_texts(name, texts)
+
+
+def check_texts(name, texts):
     tokenizer = tokenizer_named(name)
-    cut, raw = check_cut(tokenizer, text)
-    if name in libraries():
-        assert cut.ids == library_ids(libraries()[name], text), "ids differ from the library called directly"
     added = getattr(tokenizer, "_added", {})
-    for k, i in enumerate(cut.ids):
-        piece, slice_ = tokenizer.pieces[i], raw[cut.start[k] : cut.end[k]]
-        if piece is None or i in added:
-            continue
-        assert cut.exact[k], f"{name}: token {k} of {text!r} was not verified by its bytes: {cut}"
-        image = _image(tokenizer, slice_)
-        if image is not None:
-            assert piece.strip(b" ") in image, f"{name}: {piece} is not what {slice_} becomes"
+    cuts = tokenizer.cuts(texts)
+    assert [cut.ids for cut in cuts] == tokenizer.encode(texts) == [library_ids(name, text) for text in texts], (
+        f"{name}: ids differ from the library called directly"
+    )
+    for text, cut in zip(texts, cuts, strict=True):
+        raw = check_cut(tokenizer, text, cut)[1]
+        for k, i in enumerate(cut.ids):
+            piece = tokenizer.pieces[i]
+            if piece is None or i in added:
+                continue
+            slice_ = raw[cut.start[k] : cut.end[k]]
+            assert cut.exact[k], f"{name}: token {k} of {text!r} was not verified by its bytes: {cut}"
+            if piece == slice_:
+                continue
+            # a merge over bytes that the vocabulary lacks: they are in the losses
+            gone = {at for a, b, why in cut.lost if why == "not in the vocabulary" for at in range(a, b)}
+            image = _image(tokenizer, bytes(raw[at] for at in range(cut.start[k], cut.end[k]) if at not in gone))
+            if image is not None:
+                assert piece.strip(b" ") in image, f"{name}: {piece} is not what {slice_} becomes"
 
 
 def _image(tokenizer, slice_):
@@ -264,7 +313,7 @@ def _image(tokenizer, slice_):
 @pytest.mark.parametrize(
     "name", ["bytes", "tekken", "mistral-spm", "bpe", "bpe-prefix", "llama-style", "sp-bpe-fallback"]
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=TEXTS.filter(lambda t: "▁" not in t))
 def test_without_normalisation_the_slices_concatenate_to_the_text(name, text):
     cut = tokenizer_named(name).cut(text)
@@ -274,23 +323,6 @@ def test_without_normalisation_the_slices_concatenate_to_the_text(name, text):
     for i, (start, end) in zip(cut.ids, cut.spans(), strict=True):
         piece = tokenizer_named(name).pieces[i]
         assert piece is None or raw[start:end] in (piece, piece.removeprefix(b" "))
-
-
-@settings(max_examples=200, deadline=None)
-@given(text=TEXTS)
-def test_the_built_in_ids_are_those_of_the_libraries(text):
-    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-
-    spm = _cached(
-        "spm",
-        lambda: sentencepiece.SentencePieceProcessor(
-            model_file=str(MISTRAL / "mistral_instruct_tokenizer_240323.model.v3")
-        ),
-    )
-    tekken = _cached("tekken", lambda: Tekkenizer.from_file(MISTRAL / "tekken_240911.json"))
-    assert tokenizer_named("mistral-spm").encode([text])[0] == spm.encode(text)
-    assert tokenizer_named("tekken").encode([text])[0] == tekken.encode(text, bos=False, eos=False)
-    assert tokenizer_named("bytes").encode([text])[0] == [b + 3 for b in text.encode()]
 
 
 _CACHE = {}
@@ -496,6 +528,284 @@ def test_the_hash_sees_every_part_of_the_tokenizer():
     assert load_tokenizer(byte_bpe(), name="another name").content_hash == hashes[0]
 
 
+# tiktoken files, TokenMonster, slow tokenizers
+
+
+def write_ranks(path, ranks):
+    path.write_text("\n".join(f"{base64.b64encode(piece).decode()} {rank}" for piece, rank in ranks.items()))
+    return path
+
+
+RANKS = {bytes([b]): b for b in range(256)} | {b"th": 256, b"the": 257, b" the": 258}
+
+
+def test_a_tiktoken_file_is_the_encoding_it_was_written_from(tmp_path):
+    path = write_ranks(tmp_path / "tiny.tiktoken", RANKS)
+    loaded = load_tokenizer(path, pattern=r" ?\S+|\s+")
+    assert loaded.name == "tiny" and loaded.vocab_size == 259
+    text = "the the 中\n"
+    assert loaded.encode([text])[0] == tiny_tiktoken().encode_ordinary(text)
+    # a known encoding lends its expression and its special tokens, without its ranks
+    named = load_tokenizer(str(path), "other", pattern="cl100k_base")
+    assert [named.pieces[i] for i in named.encode(["12345"])[0]] == [b"1", b"2", b"3", b"4", b"5"]
+    assert named.specials == {"eos": 100257} and named.name == "other"
+    harmony = load_tokenizer(path, pattern="o200k_harmony")
+    assert harmony.encoding._pat_str == load_tokenizer(path, pattern="o200k_base").encoding._pat_str
+
+
+def test_what_a_tiktoken_file_lacks_or_repeats_is_named(tmp_path):
+    path = tmp_path / "tiny.tiktoken"
+    with pytest.raises(FileNotFoundError, match="load_tokenizer: the path must exist, got"):
+        load_tokenizer(path, pattern="cl100k_base")
+    write_ranks(path, RANKS)
+    with pytest.raises(
+        ValueError,
+        match=r"holds ranks only, so that a pattern must be given, got None for 'tiny.tiktoken'. Pass the regular",
+    ):
+        load_tokenizer(path)
+    with pytest.raises(
+        KeyError, match=r"unknown encoding 'cl100k' for pattern. Known are .* Did you mean 'cl100k_base'"
+    ):
+        load_tokenizer(path, pattern="cl100k")
+    with pytest.raises(ValueError, match=r"pattern must be a regular expression, got '\(\\\\S'"):
+        load_tokenizer(path, pattern=r"(\S")
+    with pytest.raises(ValueError, match=r"pattern belongs to .tiktoken files, got 'x' for 'bytes'"):
+        load_tokenizer("bytes", pattern="x")
+    path.write_text(path.read_text() + "\ndGhl 300")
+    with pytest.raises(
+        ValueError, match="must differ in their bytes and ranks, got the bytes b'the' for ranks 257 and 300 in line 260"
+    ):
+        load_tokenizer(path, pattern="cl100k_base")
+    write_ranks(path, RANKS | {b"x y": 256})
+    with pytest.raises(ValueError, match="got rank 256 for b'th' and b'x y' in line 260"):
+        load_tokenizer(path, pattern="cl100k_base")
+    write_ranks(path, {piece: rank for piece, rank in RANKS.items() if piece != b"\x07"})
+    with pytest.raises(ValueError, match=r"must hold all 256 single bytes, got none for \[7\]"):
+        load_tokenizer(path, pattern="cl100k_base")
+    path.write_bytes(b"AAA= 0\n???? 1")
+    with pytest.raises(ValueError, match=r"must be base64 and a rank, got b'.*' for line . of tiny.tiktoken"):
+        load_tokenizer(path, pattern="cl100k_base")
+
+
+def test_tiktoken_names_load_from_its_cache_or_say_so(monkeypatch):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: tiny_tiktoken())
+    assert load_tokenizer("cl100k_base").name == "cl100k_base"
+
+    def offline(name):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(
+        FileNotFoundError,
+        match="ranks of 'o200k_base' must be in tiktoken's cache or on the network, got neither: 'no route",
+    ):
+        load_tokenizer("o200k_base")
+
+
+class Monster:
+    "A vocabulary with TokenMonster's interface: NFD, capital and deletion marks, byte tokens, an unknown token or none."
+
+    fname = "folder/tiny-v1.vocab"
+    words = ("cat", "s", "naïve", "the", "a")
+
+    def __init__(self):
+        import unicodedata
+
+        self.nfd = lambda text: unicodedata.normalize("NFD", text)
+        rows = [(f" {self.nfd(word)}", f" {self.nfd(word)}", "regular") for word in self.words] + [
+            ("C", "", "regular"),
+            ("D", "", "regular"),
+        ]
+        rows += [(chr(b) if b < 128 else "\ufffd", chr(b) if b < 128 else "\ufffd", "single") for b in range(256)]
+        self.raw = (
+            [row[0].encode() for row in rows[: len(self.words)]] + [b"C", b"D"] + [bytes([b]) for b in range(256)]
+        )
+        self.table = {
+            i: {"id": i, "token": t, "token_decoded": d, "type": kind, "score": 0.0}
+            for i, (t, d, kind) in enumerate(rows)
+        }
+
+    def get_dictionary(self):
+        return self.table
+
+    def unk_token_id(self):
+        return None
+
+    def normalization(self):
+        return "NFD"
+
+    def capcode(self):
+        return 2
+
+    def tokenize(self, text):
+        if isinstance(text, bytes):
+            return np.array([self.raw.index(bytes([b]), len(self.words) + 2) for b in text])
+        return [np.array(self.ids(one)) for one in text]
+
+    def ids(self, text):
+        import re
+
+        capital, delete = len(self.words), len(self.words) + 1
+        out = []
+        for space, word, other in re.findall(r"( ?)([^\W\d_]+)|(.)", self.nfd(text), re.DOTALL):
+            known = f" {word.lower()}".encode()
+            if (
+                word
+                and known in self.raw
+                and word in (word.lower(), word.lower().capitalize())
+                and word.lower() == self.nfd(word.lower())
+            ):
+                out += [capital] * (word != word.lower()) + [delete] * (not space) + [self.raw.index(known)]
+            else:
+                out += [b + delete + 1 for b in (space + word + other).encode()]
+        return out
+
+    def decoder(self):
+        return Stream(self)
+
+    def decode(self, ids):
+        stream = Stream(self)
+        return "".join(stream.decode([i]) for i in ids)
+
+
+class Stream:
+    def __init__(self, vocabulary):
+        self.vocabulary, self.capital, self.delete, self.held = vocabulary, False, False, b""
+
+    def decode(self, ids):
+        out = ""
+        for i in ids:
+            n = len(self.vocabulary.words)
+            if i in (n, n + 1):
+                self.capital, self.delete = self.capital or i == n, self.delete or i == n + 1
+                continue
+            self.held += self.vocabulary.raw[i]
+            try:
+                text, self.held = self.held.decode(), b""
+            except UnicodeDecodeError:
+                continue
+            if i < n:
+                text = text[1:] if self.delete else text
+                at = len(text) - len(text.lstrip())
+                text = text[:at] + (text[at : at + 1].upper() + text[at + 1 :] if self.capital else text[at:])
+                self.capital = self.delete = False
+            out += text
+        return out
+
+
+@settings(max_examples=60)
+@given(
+    text=st.one_of(
+        TEXTS,
+        st.lists(
+            st.sampled_from(["cat", "Cat", " cats", "Cats", " naïve", "Naïve", " the ", "中", "a", ". "]), max_size=8
+        ).map("".join),
+    )
+)
+def test_tokenmonster_marks_stand_for_no_byte_and_the_rest_for_its_own(text):
+    library = _cached("monster", Monster)
+    tokenizer = _cached("monster-loaded", lambda: load_tokenizer_as("tokenmonster", library))
+    cut = check_cut(tokenizer, text)[0]
+    assert cut.ids == (library.ids(text) if text else [])
+    for i, (start, end) in zip(cut.ids, cut.spans(), strict=True):
+        if tokenizer.written[i] in ("C", "D") and i < 7:
+            assert start == end, "a mark was given bytes of the text"
+    if text:
+        tokenize([text], [tokenizer])
+
+
+def load_tokenizer_as(module, library):
+    "As if its class came from that package."
+    kind = type(type(library).__name__, (type(library),), {"__module__": module})
+    library.__class__ = kind
+    return load_tokenizer(library)
+
+
+def test_tokenmonster_vocabularies_have_bytes_names_and_marks(monkeypatch):
+    fake = types.ModuleType("tokenmonster")
+    fake.load = lambda spec: Monster()
+    monkeypatch.setitem(sys.modules, "tokenmonster", fake)
+    tokenizer = load_tokenizer("tokenmonster:englishcode-32000-consistent-v1")
+    assert tokenizer.name == "englishcode-32000-consistent-v1" and tokenizer.vocab_size == 263
+    assert tokenizer.pieces[:3] == [b" cat", b" s", " nai\u0308ve".encode()] and tokenizer.pieces[7 + 0xE4] == b"\xe4"
+    assert tokenizer.kinds[7 + 0xE4] == "partial character"
+    cut = tokenizer.cut("Cats é")
+    assert [tokenizer.written[i] for i in cut.ids[:2]] != []
+    assert cut.spans()[-1][1] == len("Cats é".encode()) and tokenizer.decode(cut.ids) == "Cats e\u0301"
+
+
+def test_without_tokenmonster_or_its_engine_the_way_out_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenmonster", None)
+    with pytest.raises(
+        ImportError,
+        match=r"need the package tokenmonster, got none installed for 'x'. Install it with pip install tokenmonster",
+    ):
+        load_tokenizer("tokenmonster:x")
+    fake = types.ModuleType("tokenmonster")
+
+    def no_engine(spec):
+        raise RuntimeError("Unable to download tokenmonsterserver")
+
+    fake.load = no_engine
+    monkeypatch.setitem(sys.modules, "tokenmonster", fake)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"must find its engine \(tokenmonsterserver\) and the vocabulary, got RuntimeError: 'Unable",
+    ):
+        load_tokenizer("tokenmonster:x")
+
+
+def test_slow_sentencepiece_tokenizers_keep_their_bytes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    processor = libraries()["sp-bpe-fallback"]
+    (tmp_path / "spiece.model").write_bytes(processor.serialized_model_proto())
+    slow = transformers.SentencePieceBackend(vocab_file=str(tmp_path / "spiece.model"), unk_token="<unk>")
+    tokenizer = load_tokenizer(slow, "slow")
+    for text in ("the capital  of Italy", "پایتخت ایران", "中 ☃", "x = 12"):
+        cut, raw = check_cut(tokenizer, text)
+        assert cut.ids == slow.encode(text, add_special_tokens=False)
+        assert cut.exact.all() and b"".join(raw[a:b] for a, b in cut.spans()) == raw
+        tokenize([text], [tokenizer])
+    assert tokenizer.pieces[processor.piece_to_id("<0xE4>")] == b"\xe4"
+
+
+# special tokens
+
+
+def test_special_tokens_are_counted_on_request_and_stand_for_no_byte():
+    from tokenizers.processors import TemplateProcessing
+
+    backend = wordpiece(True)
+    backend.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)])
+    tokenizers = {"wp": backend, "bytes": "bytes", "tekken": "tekken", "spm": "mistral-spm"}
+    texts = {"a": "the capital", "b": "rome"}
+    plain, counted = tokenize(texts, tokenizers), tokenize(texts, tokenizers, add_special=True)
+    assert not plain["special"].any()
+    assert counted.filter(~pl.col("special")).drop("i").equals(plain.drop("i")), "other tokens changed"
+    added = counted.filter("special")
+    assert added["start"].equals(added["end"].alias("start")) and set(added["route"]) == {"added"}
+    for text_id, text in texts.items():
+        rows = counted.filter(tokenizer="wp", text_id=text_id)
+        assert rows["id"].to_list() == backend.encode(text).ids, "not what the library itself returns"
+        assert rows["i"].to_list() == list(range(rows.height))
+        assert rows["end"][-1] == len(text.encode())
+    assert added.filter(tokenizer="bytes")["id"].to_list() == [1, 1], "ByT5 closes each text with </s>"
+    assert added.filter(pl.col("tokenizer").is_in(["tekken", "spm"])).is_empty()
+    empty = tokenize([""], ["bytes"], allow_empty=True, add_special=True)
+    assert empty.select("id", "start", "end", "special").rows() == [(1, 0, 0, True)]
+
+
+def test_a_sentencepiece_processor_that_adds_tokens_is_asked_not_to():
+    model = libraries()["sp-unigram"].serialized_model_proto()
+    adding = sentencepiece.SentencePieceProcessor(model_proto=model, add_bos=True, add_eos=True)
+    tokenizer = load_tokenizer(adding)
+    assert tokenizer.encode(["the sky"]) == [libraries()["sp-unigram"].encode("the sky")]
+    assert tokenizer.wrapping == ([adding.bos_id()], [adding.eos_id()])
+    sampling = sentencepiece.SentencePieceProcessor(model_proto=model, enable_sampling=True, alpha=0.1, nbest_size=-1)
+    with pytest.raises(ValueError, match="must be a function of the text, got a SentencePiece processor with sampling"):
+        load_tokenizer(sampling)
+
+
 # frames
 
 
@@ -636,3 +946,36 @@ def test_names_and_text_ids_must_be_distinct():
         tokenize(pl.DataFrame({"text_id": ["a", "a"], "text": ["x", "y"]}), ["bytes"])
     with pytest.raises(ValueError, match="needs the columns text_id and text"):
         tokenize(pl.DataFrame({"text": ["x"]}), ["bytes"])
+
+
+def test_a_vocabulary_with_an_id_or_bytes_twice_is_refused():
+    import json
+
+    state = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())
+    state["model"]["vocab"] = {"a": 0, "b": 0, "c": 1}
+    with pytest.raises(ValueError, match=r"each token needs an id of its own, got the id of '[ab]' for '[ab]' too"):
+        load_tokenizer(Backend.from_str(json.dumps(state)))
+    twice = Backend(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("a", -2.0)], 0, False))
+    with pytest.raises(
+        ValueError, match="tokens of a vocabulary must differ in their bytes, got 'a' twice, for ids 1 and 2"
+    ):
+        load_tokenizer(twice, "twice")
+
+
+def test_an_object_that_misstates_itself_is_refused():
+    def variant(**members):
+        return type("Odd", (Words,), members)()
+
+    known = [None, b"the", b"cat", "☃".encode(), b"\xef"]
+    assert load_tokenizer(variant(pieces=known)).pieces == known
+    for members, error, text in (
+        ({"pieces": [None, b"x", b"x", b"y", b"z"]}, ValueError, "got b'x' twice, for ids 1 and 2"),
+        ({"pieces": known[:3]}, ValueError, "one entry per id, got 3 for 5 ids"),
+        ({"pieces": [*known[:4], "z"]}, TypeError, "pieces must be bytes or None, got str"),
+        ({"encode": lambda self, text: None}, TypeError, "encode must return a list of whole numbers, got NoneType"),
+        ({"encode": lambda self, text: [7]}, ValueError, r"ids must lie in \[0, 5\), got 7"),
+        ({"decode": lambda self, ids: b"bytes"}, TypeError, "decode must return a str, got bytes"),
+        ({"encode": 3}, TypeError, "an object with encode and decode, got Odd"),
+    ):
+        with pytest.raises(error, match=text):
+            load_tokenizer(variant(**members))

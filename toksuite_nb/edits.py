@@ -32,7 +32,7 @@ class Edit:
     def __init__(self, start: int, end: int, source: str, target: str) -> None:
         self.__dict__.update(start=start, end=end, source=source, target=target)
 
-# %% ../nbs/11_edits.ipynb #5a6dc1e7
+# %% ../nbs/11_edits.ipynb #e4a0744d
 @dataclass(frozen=True, repr=False)
 class EditedText:
     "A source text and what was edited in it."
@@ -42,7 +42,7 @@ class EditedText:
 
     def __post_init__(self) -> None:
         check_text(self.source, "EditedText")
-        object.__setattr__(self, "edits", tuple(as_edit(edit) for edit in self.edits))
+        object.__setattr__(self, "edits", tuple([edit if type(edit) is Edit else as_edit(edit) for edit in self.edits]))
         if not _fit(self._clusters, self.edits) and (problems := _problems(self._clusters, self.edits)):
             shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
             raise ValueError(

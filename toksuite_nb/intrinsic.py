@@ -282,7 +282,7 @@ def _grapheme_marks(text: str, flags: np.ndarray, first: np.ndarray) -> np.ndarr
             state[[low + at for at in accumulate((len(g) for g in graphemes(text[low:high])[:-1]), initial=0)]] = 1
     return state == 1
 
-# %% ../nbs/22_intrinsic.ipynb #36870f84
+# %% ../nbs/22_intrinsic.ipynb #d5fe9750
 class _Lexicon(dict[str, int]):
     "Distinct words in order of appearance, and how many tokens each tokenizer needs for each."
 
@@ -290,6 +290,7 @@ class _Lexicon(dict[str, int]):
         super().__init__()
         self.tokens = [np.zeros(0, dtype=np.int64) for _ in range(n_tokenizers)]
         self.new: list[str] = []
+        self.single = np.full(0x110000, -1, dtype=np.int32)  # Number of each word of one code point
 
     def __missing__(self, word: str) -> int:
         self[word] = code = len(self)
@@ -297,7 +298,28 @@ class _Lexicon(dict[str, int]):
         return code
 
     def codes(self, words: Sequence[str]) -> np.ndarray:
+        "Numbers of words."
         return np.fromiter(map(self.__getitem__, words), dtype=np.int64, count=len(words))
+
+    def codes_of(self, points: np.ndarray, inside: np.ndarray, places: np.ndarray) -> np.ndarray:
+        "The same for words that stand in a text; those of one code point, as in Chinese, never become strings."
+        short = places[1] - places[0] == 1
+        at = places[0, short]
+        alone = points[at]
+        unknown = np.unique(alone[self.single[alone] < 0])
+        self.single[unknown] = self.codes(unknown.astype("<u4").tobytes().decode("utf-32-le"))
+        codes = np.empty(len(short), dtype=np.int64)
+        codes[short] = self.single[alone]
+        codes[~short] = self.codes(_strings(points, inside, at, places[:, ~short]))
+        return codes
+
+
+def _strings(points: np.ndarray, inside: np.ndarray, dropped: np.ndarray, places: np.ndarray) -> list[str]:
+    "Words as strings: all else becomes spaces, and where a word begins right behind another one a space is put between."
+    spaced = np.where(inside, points, np.uint32(32))
+    spaced[dropped] = 32
+    tight = places[0, 1:][places[0, 1:] == places[1, :-1]]
+    return (np.insert(spaced, tight, 32) if len(tight) else spaced).tobytes().decode("utf-32-le").split()
 
 
 @dataclass(frozen=True)
@@ -349,7 +371,7 @@ class _Digits:
     size: np.ndarray  # Digits of each number
     numbers: np.ndarray  # Numbers per text
 
-# %% ../nbs/22_intrinsic.ipynb #8153f861
+# %% ../nbs/22_intrinsic.ipynb #53908398
 def _per_text(flags: np.ndarray, edge: np.ndarray) -> np.ndarray:
     "Sum within each text, whose first positions and end are `edge`."
     total = np.zeros(len(flags) + 1, dtype=np.int64)
@@ -382,9 +404,9 @@ def _page(
     places: np.ndarray | None
     if given is None:
         inside, begins = _word_marks(flags, edge[:-1], lang, punctuation)
-        codes = lexicon.codes(_strings(points, inside, begins))
         ends = inside & (~_after(inside, edge[:-1]) | _after(begins, edge[:-1]))
         places = np.stack((np.flatnonzero(begins), np.flatnonzero(ends) + 1))
+        codes = lexicon.codes_of(points, inside, places)
         n_words = _met(places[0], edge)
     else:
         n_words = np.array([len(words) for words in given], dtype=np.int64)
@@ -398,10 +420,10 @@ def _page(
 def _layout(text: str, flags: np.ndarray, edge: np.ndarray, places: np.ndarray | None) -> "_Layout":
     "Where things stand in the bytes of a page."
     raw = np.frombuffer(text.encode(), dtype=np.uint8)
-    at = np.append(np.flatnonzero((raw & 0xC0) != 0x80), len(raw))
-    starts = np.flatnonzero(_grapheme_marks(text, flags, edge[:-1]))
-    begins = np.zeros(len(raw), dtype=bool)
-    begins[at[starts]] = True
+    begins = (raw & 0xC0) != 0x80
+    at = np.append(np.flatnonzero(begins), len(raw))
+    inner = np.flatnonzero(~_grapheme_marks(text, flags, edge[:-1]))
+    begins[at[inner]] = False
     lines = _met(np.flatnonzero(raw == 10), at[edge]) + (raw[at[edge[1:]] - 1] != 10)
     return _Layout(
         raw,
@@ -410,20 +432,9 @@ def _layout(text: str, flags: np.ndarray, edge: np.ndarray, places: np.ndarray |
         lines,
         None if places is None else at[places],
         begins,
-        _met(starts, edge),
+        np.diff(edge) - _met(inner, edge),
         _numbers(flags & _digit != 0, edge, at),
     )
-
-
-def _strings(points: np.ndarray, inside: np.ndarray, begins: np.ndarray) -> list[str]:
-    "The words as strings: their code points with a space after each word, split again."
-    kept = points[inside]
-    if not len(kept):
-        return []
-    number = np.cumsum(begins[inside])
-    spaced = np.full(len(kept) + int(number[-1]) - 1, 32, dtype="<u4")
-    spaced[np.arange(-1, len(kept) - 1) + number] = kept
-    return spaced.tobytes().decode("utf-32-le").split(" ")
 
 
 def _find(texts: list[str], given: list[list[str]], edge: np.ndarray) -> np.ndarray | None:
@@ -663,8 +674,8 @@ def _graphemes_cut(page: _Layout, boundary: np.ndarray) -> np.ndarray:
     distinct = opened[np.append(True, np.diff(opened) > 0)]
     return np.bincount(np.searchsorted(page.edge, distinct, side="right") - 1, minlength=len(page.chars))
 
-# %% ../nbs/22_intrinsic.ipynb #546b0255
-_page_bytes, _slice, _lexicon_words = 1 << 18, 2_000, 300_000
+# %% ../nbs/22_intrinsic.ipynb #e63ad6a0
+_page_bytes, _slice_rows, _slice_bytes, _lexicon_words = 1 << 18, 10_000, 1 << 21, 300_000
 _segmenter_texts = {
     lang: f"runs of letters, marks and digits, joined by {joined}"
     for lang, joined in {
@@ -731,8 +742,9 @@ class _Stream:
             if self.lang is not None and "lang" not in frame.columns:
                 frame = frame.with_columns(lang=pl.lit(self.lang))
             sets = pl.col("set_id").cast(pl.String) if "set_id" in frame.columns else pl.lit(None, pl.String)
+            rows = min(_slice_rows, _slice_bytes * frame.height // (int(frame.estimated_size()) + 1) + 1)
             yield from (
-                check_frame(frame, _text_schema, "intrinsic").with_columns(sets.alias("set_id")).iter_slices(_slice)
+                check_frame(frame, _text_schema, "intrinsic").with_columns(sets.alias("set_id")).iter_slices(rows)
             )
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -790,14 +802,16 @@ _text_schema = FrameSchema("texts", (Column("text", pl.String, "a text"), Column
 def _as_frames(texts: Iterable[Any]) -> Iterator[pl.DataFrame]:
     "Frames as they come; texts in frames."
     batch: list[str] = []
+    size = 0
     for item in texts:
         if isinstance(item, pl.DataFrame):
             yield item
-        else:
-            batch.append(check_text(item, "intrinsic"))
-        if len(batch) == _slice:
+            continue
+        batch.append(check_text(item, "intrinsic"))
+        size += len(item)
+        if len(batch) == _slice_rows or size >= _slice_bytes:
             yield pl.DataFrame({"text": batch})
-            batch = []
+            batch, size = [], 0
     if batch:
         yield pl.DataFrame({"text": batch})
 
@@ -865,7 +879,7 @@ metric_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/22_intrinsic.ipynb #b7c0ae7d
+# %% ../nbs/22_intrinsic.ipynb #b87b06e1
 @dataclass(frozen=True)
 class _Ratio:
     "A metric that is a quotient of weighted sums over texts."
@@ -950,16 +964,15 @@ class _Tally:
         self.texts += len(rows)
 
     def add_splits(self, digits: _Digits, boundary: np.ndarray) -> None:
-        "How each number is split, as the bits of its cut gaps; numbers of more than 60 digits are left out."
+        "How each number is split, as the bits of its cut gaps; numbers of more than 50 digits are left out."
         if not len(digits.at):
             return
-        short = digits.size[digits.number] <= 60
+        short = digits.size[digits.number] <= 50
         bits = (boundary[digits.at] & short).astype(np.int64) << np.where(short, digits.place, 0)
         masks = np.add.reduceat(bits, np.flatnonzero(digits.place == 0))
-        keep = digits.size <= 60
-        found, counts = np.unique(np.stack((digits.size[keep], masks[keep])), axis=1, return_counts=True)
-        for size, mask, count in zip(*found.tolist(), counts.tolist(), strict=True):
-            self.splits[size, mask] += count
+        found, counts = np.unique((masks + (digits.size << 50))[digits.size <= 50], return_counts=True)
+        for split, count in zip(found.tolist(), counts.tolist(), strict=True):
+            self.splits[split >> 50, split & ((1 << 50) - 1)] += count
 
 # %% ../nbs/22_intrinsic.ipynb #8920b8ec
 def intrinsic(

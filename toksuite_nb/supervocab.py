@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['key_kinds', 'Key', 'token_keys', 'SuperVocabulary', 'super_vocabulary']
 
-# %% ../nbs/23_supervocab.ipynb #55d2165d
+# %% ../nbs/23_supervocab.ipynb #c846762f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Int
 import numpy as np
@@ -27,7 +27,7 @@ from toksuite_nb.tokenizer import (
     load_tokenizer,
 )
 
-# %% ../nbs/23_supervocab.ipynb #1c6d9ef1
+# %% ../nbs/23_supervocab.ipynb #b03f546d
 class Key(NamedTuple):
     "What makes two tokens of different tokenizers the same."
 
@@ -41,7 +41,7 @@ key_kinds = ("role", "own", "piece", "initial", "string", "integer")
 def token_keys(
     tokenizer: Any,  # Tokenizer, or what `load_tokenizer` takes
     *,
-    keys: Literal["bytes", "published"] = "bytes",  # Exact bytes, or the strings of the reference implementation
+    keys: str = "bytes",  # `"bytes"`: exact bytes; `"published"`: the strings of the reference implementation
 ) -> list[Key]:  # One per id
     "The key of each id of a tokenizer."
     if keys not in ("bytes", "published"):
@@ -172,12 +172,12 @@ class SuperVocabulary:
     def __repr__(self) -> str:
         return f"SuperVocabulary({len(self.keys)} rows, tokenizers={list(self.maps)})"
 
-# %% ../nbs/23_supervocab.ipynb #0d25d4cb
+# %% ../nbs/23_supervocab.ipynb #2b7b27a8
 def super_vocabulary(
     tokenizers: Mapping[str, Any]
     | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes; names must differ
     *,
-    keys: Literal["bytes", "published"] = "bytes",  # Exact bytes, or the strings of the reference implementation
+    keys: str = "bytes",  # `"bytes"`: exact bytes; `"published"`: the strings of the reference implementation
 ) -> SuperVocabulary:  # Keys, and a map per tokenizer
     "The union vocabulary of several tokenizers; the order of the tokenizers does not change the rows."
     loaded = _distinct(tokenizers)

@@ -650,7 +650,7 @@ def byte_alphabet() -> dict[str, int]:  # Character to byte
     hidden = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + k): b for k, b in enumerate(hidden)}
 
-# %% ../nbs/20_tokenizer.ipynb #3360356e
+# %% ../nbs/20_tokenizer.ipynb #3140dded
 def _states(component: Any) -> list[dict[str, Any]]:
     "A normaliser, pre-tokeniser or decoder as the flat list of its steps."
     if component is None:
@@ -702,11 +702,15 @@ def _unknown_id(backend: BackendTokenizer, vocabulary: Mapping[str, int]) -> int
     return int(at[1]) if at else None
 
 
-def _check_ids(backend: BackendTokenizer, vocabulary: Mapping[str, int], name: str) -> None:
+def _check_ids(backend: BackendTokenizer, name: str) -> None:
     "One id per token and one token per id; the library itself keeps the last and says nothing."
+    vocabulary = backend.get_vocab(with_added_tokens=True)
     taken = set(vocabulary.values())
-    shared = sorted({backend.id_to_token(i) or str(i) for i in taken}) if len(taken) < len(vocabulary) else []
-    clash = sorted(token for token, i in vocabulary.items() if backend.id_to_token(i) != token) if shared else []
+    clash = (
+        sorted(token for token, i in vocabulary.items() if backend.id_to_token(i) != token)
+        if len(taken) < len(vocabulary)
+        else []
+    )
     hidden = [i for i in range(max(taken, default=-1) + 1) if i not in taken and backend.id_to_token(i) is not None]
     if clash:
         raise ValueError(
@@ -720,7 +724,7 @@ def _check_ids(backend: BackendTokenizer, vocabulary: Mapping[str, int], name: s
             "repeated entries; an id that cannot be produced would be counted."
         )
 
-# %% ../nbs/20_tokenizer.ipynb #1069883e
+# %% ../nbs/20_tokenizer.ipynb #083e3cff
 class HuggingFaceTokenizer(Tokenizer):
     "A `tokenizers.Tokenizer`: byte-level BPE, Unigram, WordPiece, with any normaliser."
 
@@ -730,6 +734,7 @@ class HuggingFaceTokenizer(Tokenizer):
         name: str,  # Shown in frames
         specials: Mapping[str, int] | None = None,  # Role to id; by customary names (`<s>`, `[PAD]` ...) if None
     ) -> None:
+        _check_ids(backend, name)
         backend = BackendTokenizer.from_str(backend.to_str())
         backend.no_truncation()
         backend.no_padding()
@@ -740,7 +745,6 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         self.backend = backend
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        _check_ids(backend, vocabulary, name)
         self._added = backend.get_added_tokens_decoder()
         unknown = _unknown_id(backend, vocabulary)
         roles = _roles(self._added, vocabulary) if specials is None else dict(specials)
