@@ -25,7 +25,7 @@ $(VENV)/.ready: $(BIN)/uv constraints.txt settings.ini setup.py
 $(VENV)/.dev: $(VENV)/.ready
 	$(UV) -e '.[models,lab,dev]' setuptools wheel
 	@touch $@
-$(VENV)/.bench: $(VENV)/.bench
+$(VENV)/.bench: $(VENV)/.dev
 	$(UV) -e '.[models,lab,dev,bench]'
 	@touch $@
 $(VENV)/.docs: $(VENV)/.dev

@@ -156,7 +156,7 @@ def test_what_is_not_a_chain_does_not_compose():
     assert str(error.value) == (
         "compose: each text must be the source of the next, got 'xb' before 'cd' for texts 0 and 1. Perturb the .text of the one before."
     )
-    with pytest.raises(TypeError, match="compose: needs one or more EditedText, got EditedText, str. Leave out what"):
+    with pytest.raises(TypeError, match=r"compose: needs one or more EditedText, got EditedText, str\. Leave out what"):
         compose(a, "xb")
 
 

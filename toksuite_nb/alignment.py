@@ -17,7 +17,7 @@ from .edits import EditedText
 from .text import check_lang, words
 from .tokenizer import Tokenizer, load_tokenizer
 
-# %% ../nbs/21_alignment.ipynb #cc6804df
+# %% ../nbs/21_alignment.ipynb #25cd80c2
 def align(
     a: Sequence[tuple[int, int]],  # `(start, end)` byte spans in reading order, e.g. `tokenizer.spans(text)`
     b: Sequence[tuple[int, int]],  # Another segmentation of the same text
@@ -36,9 +36,8 @@ def align(
             grew = max(end_a, end_b) > end
             end = max(end, end_a, end_b)
         rows.append((start, end, i_first, i, j_first, j, _relation(i - i_first, j - j_first)))
-    schema = dict.fromkeys(("start", "end", "a_first", "a_end", "b_first", "b_end"), pl.Int64) | {
-        "relation": pl.String
-    }
+    numbers = ("start", "end", "a_first", "a_end", "b_first", "b_end")
+    schema = dict.fromkeys(numbers, pl.Int64) | {"relation": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['overlap_schema', 'metric_schema', 'fertility', 'pcw', 'parity', 'gini', 'lorenz', 'renyi_efficiency', 'overlap',
-           'intrinsic']
+           'intrinsic', 'compare']
 
-# %% ../nbs/22_intrinsic.ipynb #1069f601
+# %% ../nbs/22_intrinsic.ipynb #de029e14
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from rapidfuzz.distance import Levenshtein
 import regex
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 
 from .core import Column, FrameSchema, check_frame, content_hash, derive_rng
 from .text import UnknownName, check_lang, check_text, graphemes, nearest
@@ -473,8 +474,8 @@ def _numbers(digit: np.ndarray, edge: np.ndarray, at: np.ndarray) -> _Digits:
         np.bincount(text[opens], minlength=len(edge) - 1),
     )
 
-# %% ../nbs/22_intrinsic.ipynb #47a6f658
-_probes = ("a", " a", "a  b ", " do n't , is it ?", "x\n", "é", "中 文", "می‌خواهم", "▁a", "12", " Ġ ")
+# %% ../nbs/22_intrinsic.ipynb #fb3779d4
+_probes = ("a", " a", "a  b ", " do n't , is it ?", "x\n", "né", "中文 字", "می‌خواهم", "▁a", "12", " Ġ ")
 
 
 class _Reader:
@@ -501,8 +502,15 @@ class _Reader:
             (text, ids, b"".join(pieces[i] for i in ids))
             for text, ids in zip(_probes, tokenizer.encode(_probes), strict=True)
         ]
+        # by how the decoder is made, and by trial; any other decoder is asked about every text
+        joins = (
+            type(tokenizer).decode is Tokenizer.decode
+            or isinstance(tokenizer, SentencePieceTokenizer)
+            or (isinstance(tokenizer, HuggingFaceTokenizer) and isinstance(tokenizer.backend.decoder, ByteLevelDecoder))
+        )
         self.joins = [
-            all(tokenizer.decode(ids) == text for text, ids, joined in cuts if joined == space + text.encode())
+            joins
+            and all(tokenizer.decode(ids) == text for text, ids, joined in cuts if joined == space + text.encode())
             for space in (b"", b" ")
         ]
 
@@ -674,7 +682,7 @@ def _graphemes_cut(page: _Layout, boundary: np.ndarray) -> np.ndarray:
     distinct = opened[np.append(True, np.diff(opened) > 0)]
     return np.bincount(np.searchsorted(page.edge, distinct, side="right") - 1, minlength=len(page.chars))
 
-# %% ../nbs/22_intrinsic.ipynb #e63ad6a0
+# %% ../nbs/22_intrinsic.ipynb #b7887a1d
 _page_bytes, _slice_rows, _slice_bytes, _lexicon_words = 1 << 18, 10_000, 1 << 21, 300_000
 _segmenter_texts = {
     lang: f"runs of letters, marks and digits, joined by {joined}"
@@ -703,6 +711,7 @@ class _Stream:
         self.digests = [blake2b(digest_size=16) for _ in range(4)]
         self.segmenters: dict[str, str] = {}
         self.read = 0
+        self.given: bool | None = None
 
     @property
     def corpus(self) -> str:
@@ -760,7 +769,7 @@ class _Stream:
             )
         texts, langs, sets = (frame[column] for column in ("text", "lang", "set_id"))
         named = pl.when(sets.is_null()).then(pl.lit("\1")).otherwise(pl.lit("\0") + sets)
-        parts = (texts.str.join(""), langs.str.join("\0"), frame.select(named).to_series().str.join(""))
+        parts = (texts.str.join(""), (langs + "\0").str.join(""), frame.select(named).to_series().str.join(""))
         for digest, part in zip(
             self.digests,
             (*[part.item().encode() for part in parts], sizes.cast(pl.Int64).to_numpy().tobytes()),
@@ -782,7 +791,22 @@ class _Stream:
 
     def _words(self, frame: pl.DataFrame) -> list[list[str]] | None:
         "Words that were given, or come from a given function: stripped, without empty ones."
-        if "words" in frame.columns:
+        given = "words" in frame.columns
+        if given and (
+            frame.schema["words"] != pl.List(pl.String)
+            or frame["words"].null_count()
+            or frame["words"].list.eval(pl.element().is_null()).list.any().any()
+        ):
+            raise ValueError(
+                f"intrinsic: words must be a list of strings for every text, got {frame.schema['words']} with "
+                f"{frame['words'].null_count()} null of {frame.height}. Give an empty list for a text without words."
+            )
+        if self.given is not None and self.given != given:
+            raise ValueError(
+                "intrinsic: words must be given for all frames or for none, got both. Add or drop the column words."
+            )
+        self.given = given
+        if given:
             words: Iterable[Sequence[str]] = frame["words"].to_list()
         elif self.segmenter is not None:
             words = map(self.segmenter, frame["text"], frame["lang"])
@@ -974,7 +998,7 @@ class _Tally:
         for split, count in zip(found.tolist(), counts.tolist(), strict=True):
             self.splits[split >> 50, split & ((1 << 50) - 1)] += count
 
-# %% ../nbs/22_intrinsic.ipynb #8920b8ec
+# %% ../nbs/22_intrinsic.ipynb #bfc55ea0
 def intrinsic(
     texts: Any,  # Frame with `text`, `lang`, and optionally `set_id` and `words`; or an iterator of frames, or of texts (then give `lang`)
     tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
@@ -993,7 +1017,7 @@ def intrinsic(
     seed: int = 0,  # Seed of the bootstrap
 ) -> pl.DataFrame:  # `metric_schema`
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
-    wanted = _checked_options(metrics, lang, segmenter, alphas, draws)
+    wanted = _checked_options(metrics, reference, lang, segmenter, alphas, draws)
     loaded = _named(tokenizers, "intrinsic")
     added = dict(special_tokens or {})
     if unknown := sorted(set(added) - {tokenizer.name for tokenizer in loaded}):
@@ -1032,17 +1056,22 @@ def intrinsic(
     )
     return check_frame(found, metric_schema, "intrinsic")
 
-# %% ../nbs/22_intrinsic.ipynb #4322ce82
+# %% ../nbs/22_intrinsic.ipynb #d65a5cc6
 def _checked_options(
-    metrics: Sequence[str] | None, lang: str | None, segmenter: object, alphas: Sequence[float], draws: int
+    metrics: Sequence[str] | None,
+    reference: str,
+    lang: str | None,
+    segmenter: object,
+    alphas: Sequence[float],
+    draws: int,
 ) -> tuple[str, ...]:
     "The names of the metrics that are asked for."
     if unknown := [name for name in metrics or () if name not in _metric_names]:
         raise UnknownName(
             f"intrinsic: unknown metric {unknown[0]!r}. Known are {list(_metric_names)}.{nearest(unknown[0], _metric_names)}"
         )
-    if lang is not None:
-        check_lang(lang, "intrinsic")
+    for code in (reference, *([] if lang is None else [lang])):
+        check_lang(code, "intrinsic")
     if segmenter is not None and not callable(segmenter):
         raise TypeError(
             f"intrinsic: segmenter must be a function of text and language, got {type(segmenter).__name__}. "
@@ -1236,3 +1265,42 @@ def _spread_rows(sets: pl.DataFrame, langs: list[str], draw: _Draws) -> list[Row
 def _variation(values: np.ndarray) -> np.ndarray:
     "Standard deviation over mean along the last axis, of the values as a whole population."
     return values.std(axis=-1) / values.mean(axis=-1)
+
+# %% ../nbs/22_intrinsic.ipynb #74ce2ead
+def compare(
+    tokenizers: Any,  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    texts: Any,  # What `intrinsic` takes
+    *,
+    reference: str = "en",  # Language that parity is measured against
+    lang: str | None = None,  # Language of texts that come without a column `lang`
+    metrics: Sequence[str] | None = None,  # Which metrics of `intrinsic`; None is all
+) -> (
+    pl.DataFrame
+):  # `tokenizer`, `lang`, `vocab_size`, and a column per metric; `parity` is the published mean of ratios
+    "Tokenizers side by side: every intrinsic metric in every language, and over all of them."
+    loaded = _named(tokenizers, "compare")
+    long = intrinsic(texts, loaded, reference=reference, lang=lang, metrics=metrics, draws=0).with_columns(
+        metric=pl.when((pl.col("metric") == "parity") & (pl.col("aggregation") == "ratio_of_sums"))
+        .then(pl.lit("parity_ratio_of_sums"))
+        .otherwise(pl.col("metric"))
+    )
+    own = long.filter(lang="all").select("tokenizer", "metric")
+    mean = pl.when(pl.col("value").null_count() == 0).then(pl.col("value").mean()).alias("value")
+    macro = (
+        long.join(own, on=["tokenizer", "metric"], how="anti")
+        .group_by("tokenizer", "metric", maintain_order=True)
+        .agg(mean)
+    )
+    rows = pl.concat(
+        [
+            long.select("tokenizer", "lang", "metric", "value"),
+            macro.select("tokenizer", pl.lit("all").alias("lang"), "metric", "value"),
+        ]
+    )
+    wide = rows.pivot("metric", index=["tokenizer", "lang"], values="value", maintain_order=True)
+    sizes = pl.DataFrame(
+        {"tokenizer": [t.name for t in loaded], "vocab_size": [t.vocab_size for t in loaded]},
+        schema_overrides={"vocab_size": pl.Int64},
+    )
+    joined = wide.join(sizes, on="tokenizer", maintain_order="left")
+    return joined.select("tokenizer", "lang", "vocab_size", pl.exclude("tokenizer", "lang", "vocab_size"))

@@ -8,9 +8,11 @@ __all__ = ['Rewriting', 'keyboard_proximity', 'character_deletion', 'adjacent_sw
            'bare_letter', 'match_edits', 'like_case', 'compile_rewritings', 'rewrites', 'one_per_word', 'read_xkb',
            'freeze_keyboards', 'key_neighbours', 'homophones', 'han_readings', 'scan_confusions', 'look_alikes']
 
-# %% ../nbs/13_noise.ipynb #91a0ab1e
+# %% ../nbs/13_noise.ipynb #c4714aa9
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 import json
 from pathlib import Path
 import re
@@ -20,9 +22,9 @@ import unicodedata
 import numpy as np
 
 from .edits import Edit
-from .perturb import NotApplicable, Perturbation, nested_sample, register
+from .perturb import NotApplicable, Perturbation, nested_sample, register, sample_places
 from .store import atomic_write, data_dir, data_path, register_data
-from .text import graphemes, lower, upper
+from .text import graphemes, lower, skeleton, upper
 
 # %% ../nbs/13_noise.ipynb #912f9075
 def choose_edits(
@@ -134,7 +136,7 @@ def one_per_word(
         groups.setdefault(words[min(edit.start, len(words) - 1)], []).append(edit)
     return [group[rng.integers(len(group))] for group in groups.values()]
 
-# %% ../nbs/13_noise.ipynb #c1ee1c81
+# %% ../nbs/13_noise.ipynb #d532dea1
 _keysym_marks = {
     "grave": "GRAVE",
     "acute": "ACUTE",
@@ -143,7 +145,11 @@ _keysym_marks = {
     "diaeresis": "DIAERESIS",
     "abovedot": "DOT ABOVE",
 }
-_persian_keysyms = ["alef", "ا", "beh", "ب", "peh", "پ", "teh", "ت", "theh", "ث", "jeem", "ج", "tcheh", "چ", "hah", "ح", "khah", "خ", "dal", "د", "thal", "ذ", "ra", "ر", "zain", "ز", "jeh", "ژ", "seen", "س", "sheen", "ش", "sad", "ص", "dad", "ض", "tah", "ط", "zah", "ظ", "ain", "ع", "ghain", "غ", "feh", "ف", "qaf", "ق", "keheh", "ک", "gaf", "گ", "lam", "ل", "meem", "م", "noon", "ن", "waw", "و", "heh", "ه", "hamza", "ء", "hamzaonwaw", "ؤ", "hamzaonyeh", "ئ", "hamzaonalef", "أ", "hamzaunderalef", "إ", "maddaonalef", "آ", "yeh", "ي", "kaf", "ك", "tehmarbuta", "ة"]
+_persian_keysyms = str.split(
+    "alef ا beh ب peh پ teh ت theh ث jeem ج tcheh چ hah ح khah خ dal د thal ذ ra ر zain ز jeh ژ seen س sheen ش sad ص dad ض tah ط zah ظ "
+    "ain ع ghain غ feh ف qaf ق keheh ک gaf گ lam ل meem م noon ن waw و heh ه hamza ء hamzaonwaw ؤ hamzaonyeh ئ hamzaonalef أ "
+    "hamzaunderalef إ maddaonalef آ yeh ي kaf ك tehmarbuta ة"
+)
 _keysyms = {"idotless": "ı", "Iabovedot": "İ", "Farsi_yeh": "ی"} | {
     f"Arabic_{name}": letter for name, letter in zip(_persian_keysyms[::2], _persian_keysyms[1::2], strict=True)}  # fmt: skip
 
@@ -285,13 +291,31 @@ def han_readings(
         readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
     return readings
 
-# %% ../nbs/13_noise.ipynb #97007185
+# %% ../nbs/13_noise.ipynb #c5576077
+@lru_cache(maxsize=8)
+def _typed_words(lang: str) -> re.Pattern[str]:
+    # a run of letters, looked for from its start only, with at least one that the keyboard types
+    return re.compile(rf"(?<![^\W\d_])(?=[^\W\d_]*?[{re.escape(''.join(key_neighbours(lang)))}])[^\W\d_]++")
+
+
 def _keyboard_proximity(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts = graphemes(text)
-    slips = _key_slips(parts, key_neighbours(lang), rng) + (
-        _input_method_slips(text, parts, rng) if lang == "zh" else []
+    parts, letters, near = graphemes(text), skeleton(text), key_neighbours(lang)
+    if lang == "zh":
+        slips = _key_slips(parts, near, rng) + _input_method_slips(text, parts, rng)
+        return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
+
+    def slip(start: int, end: int, where: float, which: float) -> Edit:
+        keys = [i for i in range(start, end) if letters[i] in near]
+        i = keys[int(where * len(keys))]
+        others = near[letters[i]]
+        return Edit(i, i + 1, parts[i], others[int(which * len(others))] + bare_letter(parts[i])[1])
+
+    places = [word.span() for word in _typed_words(lang).finditer(letters)]
+    return (
+        sample_places(text, places, slip, rng, severity)
+        if places
+        else NotApplicable("no letter that this keyboard types")
     )
-    return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
 
 
 def _key_slips(parts: list[str], near: dict[str, str], rng: np.random.Generator) -> list[Edit]:
@@ -305,13 +329,20 @@ def _key_slips(parts: list[str], near: dict[str, str], rng: np.random.Generator)
     return slips
 
 
+@lru_cache(maxsize=10_000)
+def _offered(character: str, syllable: str) -> tuple[str, tuple[float, ...]]:
+    # the candidates, and where in [0, 1) the share of each but the last ends
+    wrong = homophones(character, syllable)
+    total = sum(n for _, n in wrong)
+    return "".join(other for other, _ in wrong), tuple(accumulate(n / total for _, n in wrong[:-1]))
+
+
 def _input_method_slips(text: str, parts: list[str], rng: np.random.Generator) -> list[Edit]:
     readings, slips, at, offered = han_readings(text), [], 0, []
     for i, part in enumerate(parts):
-        wrong = homophones(part, readings[at]) if at in readings else []
+        wrong, shares = _offered(part, readings[at]) if at in readings else ("", ())
         if wrong:
-            weights = np.array([n for _, n in wrong], dtype=float)
-            offered.append(Edit(i, i + 1, part, wrong[rng.choice(len(wrong), p=weights / weights.sum())][0]))
+            offered.append(Edit(i, i + 1, part, wrong[bisect(shares, rng.random())]))
         at += len(part)
         if offered and (i == len(parts) - 1 or at not in readings or i + 1 - offered[0].start >= 2):
             slips.append(offered[rng.integers(len(offered))])
@@ -390,7 +421,7 @@ typographical_errors = register(Perturbation(
     name="typographical_errors", category="noise", langs=_alphabetic, unit="share of words of three or more letters with one typing error",
     source="TokSuite typographical_errors; layouts of xkeyboard-config", edit=_typographical_errors))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #ba512f53
+# %% ../nbs/13_noise.ipynb #33c2943e
 _ocr_latin = {
     "rn": ["m"], "m": ["rn"], "cl": ["d"], "d": ["cl"], "vv": ["w"], "w": ["vv"], "ll": ["H"], "li": ["h"], "h": ["li", "b"], "H": ["ll"],
     "l": ["I", "1"], "I": ["l", "1"], "1": ["l", "I"], "i": ["l"], "o": ["0", "c", "a"], "O": ["0", "Q"], "0": ["O", "o"], "Q": ["O"], "c": ["e"],
@@ -404,7 +435,11 @@ _ocr_tables = {
                         "Ğ": ["G"], "Ş": ["S"], "Ç": ["C"], "Ö": ["O"], "Ü": ["U"]},
 }  # fmt: skip
 _dotted = ("بپتث", "جچحخ", "دذ", "رزژ", "سش", "صض", "طظ", "عغ", "فق", "کگ", "۲۳", "اآ")
-_strokes = ["大太犬天夫", "人入八", "日曰目", "土士", "未末", "千干于", "王玉主", "田由甲申", "力刀", "木本术", "白自", "乌鸟", "问间闻", "今令", "午牛", "折拆析", "拔拨", "侯候", "辨辩辫", "竟竞", "即既", "何河", "晴睛", "贝见", "风凤", "几九", "方万", "名各", "处外", "话活", "休体", "住佳往", "己已巳", "戊戌戍", "兔免", "薄簿", "幻幼", "历厉", "瓜爪", "冶治", "洒酒", "狠狼", "徒徙", "崇祟", "拴栓", "蓝篮", "绿缘", "秒抄", "第弟", "数敷", "字宇", "色邑", "的旳", "小少", "水永", "两雨", "元无", "北比", "周同", "四西", "七匕", "司可", "季李", "春舂", "币市", "货贷", "文丈", "官宫", "使便", "用甩"]
+_strokes = str.split(
+    "大太犬天夫 人入八 日曰目 土士 未末 千干于 王玉主 田由甲申 力刀 木本术 白自 乌鸟 问间闻 今令 午牛 折拆析 拔拨 侯候 辨辩辫 竟竞 即既 何河 晴睛 贝见 "
+    "风凤 几九 方万 名各 处外 话活 休体 住佳往 己已巳 戊戌戍 兔免 薄簿 幻幼 历厉 瓜爪 冶治 洒酒 狠狼 徒徙 崇祟 拴栓 蓝篮 绿缘 秒抄 第弟 数敷 字宇 色邑 的旳 "
+    "小少 水永 两雨 元无 北比 周同 四西 七匕 司可 季李 春舂 币市 货贷 文丈 官宫 使便 用甩"
+)
 
 
 @lru_cache(maxsize=8)
@@ -418,16 +453,28 @@ def scan_confusions(
     return {letter: [other for other in group if other != letter] for group in groups for letter in group}
 
 
+@lru_cache(maxsize=8)
+def _shapes(lang: str) -> re.Pattern[str]:
+    return re.compile("|".join(sorted(map(re.escape, scan_confusions(lang)), key=len, reverse=True)))
+
+
 def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, table, places, i = graphemes(text), scan_confusions(lang), [], 0
-    while i < len(parts):
-        letter, joiner = bare_letter(parts[i])
-        size = 2 if not joiner and i + 1 < len(parts) and letter + parts[i + 1] in table else 1
-        read = table.get(letter + parts[i + 1] if size == 2 else letter)
-        if read:
-            places.append(Edit(i, i + size, "".join(parts[i : i + size]), read[rng.integers(len(read))] + joiner))
-        i += size
-    return choose_edits(text, places, rng, severity, "no shape that a scanner confuses")
+    parts, letters, table = graphemes(text), skeleton(text), scan_confusions(lang)
+
+    def misread(start: int, end: int, which: float, _: float) -> Edit | None:
+        if end - start > 1 and bare_letter(parts[start])[1]:
+            return None
+        read = table[letters[start:end]]
+        return Edit(
+            start, end, "".join(parts[start:end]), read[int(which * len(read))] + bare_letter(parts[end - 1])[1]
+        )
+
+    places = [shape.span() for shape in _shapes(lang).finditer(letters)]
+    return (
+        sample_places(text, places, misread, rng, severity)
+        if places
+        else NotApplicable("no shape that a scanner confuses")
+    )
 
 
 ocr_errors = register(Perturbation(

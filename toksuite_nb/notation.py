@@ -24,8 +24,10 @@ from .perturb import NotApplicable, Perturbation, nested_sample, perturbations, 
 from .store import data_dir, data_path
 from .text import check_lang, graphemes, protected_spans
 
-# %% ../nbs/17_notation.ipynb #403b8f7a
-_en_small = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+# %% ../nbs/17_notation.ipynb #31a0f7c6
+_en_small = str.split(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+)
 _en_tens = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
@@ -48,8 +50,10 @@ def _en(number: int) -> str:
     names = ("", " thousand", " million", " billion")
     return " ".join(_en_below_1000(n) + names[i] for i, n in reversed(list(enumerate(_groups(number, 1000)))) if n)
 
-# %% ../nbs/17_notation.ipynb #74430423
-_it_small = ["zero", "uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove", "dieci", "undici", "dodici", "tredici", "quattordici", "quindici", "sedici", "diciassette", "diciotto", "diciannove"]
+# %% ../nbs/17_notation.ipynb #4aeb61c8
+_it_small = str.split(
+    "zero uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici diciassette diciotto diciannove"
+)
 _it_tens = ["_", "_", "venti", "trenta", "quaranta", "cinquanta", "sessanta", "settanta", "ottanta", "novanta"]
 
 
@@ -80,10 +84,10 @@ def _it(number: int) -> str:
 def _it_final(word: str) -> str:
     return word[:-1] + "é" if word.endswith("tre") and word != "tre" else word
 
-# %% ../nbs/17_notation.ipynb #60f6e194
+# %% ../nbs/17_notation.ipynb #5a58518b
 _tr_units = ["_", "bir", "iki", "üç", "dört", "beş", "altı", "yedi", "sekiz", "dokuz"]
 _tr_tens = ["_", "on", "yirmi", "otuz", "kırk", "elli", "altmış", "yetmiş", "seksen", "doksan"]
-_fa_small = ["_", "یک", "دو", "سه", "چهار", "پنج", "شش", "هفت", "هشت", "نه", "ده", "یازده", "دوازده", "سیزده", "چهارده", "پانزده", "شانزده", "هفده", "هجده", "نوزده"]
+_fa_small = str.split("_ یک دو سه چهار پنج شش هفت هشت نه ده یازده دوازده سیزده چهارده پانزده شانزده هفده هجده نوزده")
 _fa_tens = ["_", "_", "بیست", "سی", "چهل", "پنجاه", "شصت", "هفتاد", "هشتاد", "نود"]
 _fa_hundreds = ["_", "صد", "دویست", "سیصد", "چهارصد", "پانصد", "ششصد", "هفتصد", "هشتصد", "نهصد"]
 
@@ -260,7 +264,7 @@ spelled_out = register(Perturbation(
     name="spelled_out", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of numbers in words",
     source="TokSuite spelled_out; own grammars of numbers", edit=_spelled_out))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #36a77c64
+# %% ../nbs/17_notation.ipynb #1f50316e
 _sign_words = {
     "en": "plus minus times divided_by equals", "fa": "به‌علاوهٔ منهای ضربدر تقسیم_بر مساوی_با", "it": "più meno per diviso uguale_a",
     "tr": "artı eksi çarpı bölü eşittir", "zh": "加 减 乘以 除以 等于"}  # fmt: skip
@@ -279,7 +283,7 @@ _fraction_names = {
     "en": "half third fourth fifth sixth seventh eighth ninth tenth", "it": "mezzo terzo quarto quinto sesto settimo ottavo nono decimo",
     "fa": "دوم سوم چهارم پنجم ششم هفتم هشتم نهم دهم", "tr": "ikide üçte dörtte beşte altıda yedide sekizde dokuzda onda"}  # fmt: skip
 _sign_between = re.compile(r"(?<=[0-9۰-۹)a-z%])(?: ([-+×*÷/=−]) |([+×÷=]))(?=[-−(0-9۰-۹a-z])")
-_fraction = re.compile(r"(?<![\w.,/])([1-9])/(10|[2-9])(?![\w/]|[.,]\d)")
+_fraction = re.compile(r"(?<![\w.,/])([1-9۱-۹])/(10|[2-9]|۱۰|[۲-۹])(?![\w/]|[.,]\d)")
 _power = re.compile(r"(?<![\w.,^])(\d{1,4})\^(\d{1,2})(?![\w^]|[.,]\d)")
 
 
@@ -627,9 +631,12 @@ currency_symbols = register(Perturbation(
     name="currency_symbols", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of prices",
     source="taxonomy of TokSuite, not released", edit=_currency_symbols))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #4a6b586c
+# %% ../nbs/17_notation.ipynb #bcd0e68a
 _elements = frozenset(
-    ["H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr"]
+    str.split(
+        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho "
+        "Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr"
+    )
 )
 _molecules = frozenset(["H2", "N2", "O2", "O3", "F2", "Cl2", "Br2", "I2", "S8", "P4"])
 _formula = r"(?:[A-Z][a-z]?\d{0,2}|\((?:[A-Z][a-z]?\d{0,2})+\)\d){1,8}"
@@ -716,15 +723,17 @@ latex = register(Perturbation(
     name="latex", category="notation", langs=("en", "it", "tr", "zh"), unit="share of numbers and expressions",
     source="TokSuite latex; checked with pylatexenc", edit=_latex, target="both"))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #1f6eb3b4
+# %% ../nbs/17_notation.ipynb #81e9380a
 _inner_capital = re.compile(
     r"(?<![\w./@#-])(?:[A-Z][a-z]+|[A-Z]{2,}(?=[A-Z][a-z])|My|Post|e(?=[A-Z]))(?:[A-Z][a-z]+|[A-Z]{2,})+(?!\w|[./@]\w|\()"
 )
-_combining_forms = ["photo", "thermo", "hydro", "electro", "micro", "astro", "geo", "bio", "tele", "chloro", "cyto", "neuro", "chromo", "mito", "ribo", "hemo", "haemo", "poly", "mono", "carbo", "proto", "hyper", "ultra", "infra", "inter", "semi", "sub", "super", "radio", "magneto", "gastro", "cardio", "milli", "centi", "kilo", "mega", "giga", "nano", "deoxy", "oxy", "spectro", "stetho", "baro", "hygro", "aero", "macro", "multi"]  # fmt: skip
+_combining_forms = str.split("photo thermo hydro electro micro astro geo bio tele chloro cyto neuro chromo mito ribo hemo haemo poly mono carbo proto hyper ultra infra inter semi sub super "
+                    "radio magneto gastro cardio milli centi kilo mega giga nano deoxy oxy spectro stetho baro hygro aero macro multi")  # fmt: skip
 _compound = re.compile(
     rf"(?<![\w.-])({'|'.join(sorted(_combining_forms, key=len, reverse=True))})([a-z]{{5,}})(?![\w-])", re.IGNORECASE
 )
-_whole_words = frozenset(["submit", "subject", "substance", "subtle", "suburb", "succeed", "geography", "geometry", "biology", "monopoly", "superior", "superb", "interest", "interesting", "interval", "internal", "inferior", "oxygen", "protocol", "protest", "microbe", "polygon", "polymer", "hydrogen", "monotony", "interior", "internet", "interpret", "interrupt", "aerosol", "radiology", "neurology", "cytology", "baroque", "multiply", "semester", "subway", "multiple", "gigantic", "protons", "hydroxyl"])  # fmt: skip
+_whole_words = frozenset(str.split("submit subject substance subtle suburb succeed geography geometry biology monopoly superior superb interest interesting interval internal inferior oxygen protocol protest microbe polygon polymer "
+                         "hydrogen monotony interior internet interpret interrupt aerosol radiology neurology cytology baroque multiply semester subway multiple gigantic protons hydroxyl"))  # fmt: skip
 
 
 def _morpheme_separation(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:

@@ -271,7 +271,7 @@ romanization = register(Perturbation(
     name="romanization", category="orthography", langs=("fa", "zh"), unit="share of words (fa) or characters (zh) in Latin letters",
     source="TokSuite romanization; own lexicon (fa); pypinyin (zh)", edit=_romanization, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #283a4e83
+# %% ../nbs/14_orthography.ipynb #eaed01ae
 _marked_words = {
     "en": "café cafés naïve façade cliché clichés fiancé fiancée jalapeño entrée décor début sauté purée soirée protégé soufflé crème fête rôle élite "
           "coördinate coöperate coöperation reëlect zoölogy Brontë Curaçao Málaga Zürich Bogotá Brasília Yucatán Québec",
@@ -299,6 +299,8 @@ def _marks(lang: str) -> dict[str, str]:
 
 
 def _marked(word: str, lang: str, after: str) -> str:
+    if len(word) > 40:  # longer than any word of the lists with its endings
+        return word
     marks, low = _marks(lang), lower(word, lang)
     found = marks.get(low, "")
     if lang == "tr" and not found:
@@ -517,10 +519,12 @@ orthographic_errors = register(Perturbation(
     name="orthographic_errors", category="orthography", langs=("en", "it", "tr"), unit="share of the words that are often misspelt",
     source="TokSuite orthographic_errors; own tables", edit=_orthographic_errors))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #2a16d23e
+# %% ../nbs/14_orthography.ipynb #df9299c8
 _months_en = "january|february|march|april|june|july|august|september|october|november|december"
 _plural_en = r"((?!times|plus|minus)[a-z]{2,}(?:[a-df-rt-z]|[a-gj-np-rt-wyz]e))s\b"
-_articles_it = ["il", "lo", "lo", "il", "la", "il", "i", "gli", "gli", "i", "le", "i", "un", "uno", "uno", "un", "una", "un", "del", "dello", "dello", "del", "della", "del", "dei", "degli", "degli", "dei", "delle", "dei", "nel", "nello", "nella", "nel", "al", "allo", "alla", "al", "sul", "sullo", "sulla", "sul"]
+_articles_it = str.split(
+    "il lo lo il la il i gli gli i le i un uno uno un una un del dello dello del della del dei degli degli dei delle dei nel nello nella nel al allo alla al sul sullo sulla sul"
+)
 _adjectives_it = "ross|giall|ner|alt|piccol|ver|nuov|prim|ultim|chimic|cald|fredd|dur|ricurv|liquid|second|solid|persian|italian|grandissim"
 _grammar = {
     "en": [

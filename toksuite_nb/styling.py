@@ -235,7 +235,7 @@ _register_style(
     "superscript_letters", "TokSuite superscript_subscript_styling", style_rule(alphabet(_raised), _no_latin)
 )
 
-# %% ../nbs/15_styling.ipynb #27c2f7c5
+# %% ../nbs/15_styling.ipynb #93e96fd0
 _marks_above = "\u0300\u0301\u0302\u0303\u0306\u0307\u030a\u030c\u030f\u0311"
 _marks_below = "\u0323\u0324\u0325\u032d\u032e\u0330\u0331"
 
@@ -249,12 +249,23 @@ def _macron(part: str) -> str:
 
 
 def _stacked_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    # per letter: the first mark above, the distance to another one, and a mark below or none
+    draws = iter(
+        rng.integers(
+            [0, 1, 0], [len(_marks_above), len(_marks_above), 2 * len(_marks_below)], size=(len(graphemes(text)), 3)
+        ).tolist()
+    )
+
     def stack(part: str) -> str:
         if not _latin_letter(part):
             return part
-        above = rng.choice(len(_marks_above), size=2, replace=False)
-        below = rng.choice(len(_marks_below), size=int(rng.integers(2)), replace=False)
-        return part + "".join(_marks_above[i] for i in above) + "".join(_marks_below[i] for i in below)
+        first, step, below = next(draws)
+        return (
+            part
+            + _marks_above[first]
+            + _marks_above[(first + step) % len(_marks_above)]
+            + _marks_below[below : below + 1]
+        )
 
     places = styled_words(text, stack)
     return nested_sample(text, places, rng, severity) if places else NotApplicable("no Latin letter")

@@ -248,7 +248,7 @@ def _fill(surfaces: Sequence[bytes | None], spans: Spans, target: bytes) -> Span
         limit = out[i][0]
     return out
 
-# %% ../nbs/20_tokenizer.ipynb #a990142c
+# %% ../nbs/20_tokenizer.ipynb #1d7a8eb1
 @dataclass(frozen=True)
 class Cut:
     "One text as one tokenizer cuts it."
@@ -354,6 +354,13 @@ class Tokenizer:
         "What each id stands for: whole characters, part of one, a fallback byte, or the unknown token."
         fallback = self._fallback_ids()
         return [_kind(i, piece, self.specials.get("unk"), fallback) for i, piece in enumerate(self.pieces)]
+
+    @cached_property
+    def _rows(self) -> pl.DataFrame:
+        "Bytes and kind of each id, to be looked up for many tokens at once."
+        return pl.DataFrame(
+            {"bytes": pl.Series(self.pieces, dtype=pl.Binary), "kind": pl.Series(self.kinds, dtype=pl.String)}
+        )
 
     @cached_property
     def content_hash(self) -> str:  # 32 hexadecimal digits
@@ -1555,7 +1562,7 @@ def tokenize(
     schema = {c.name: c.dtype for c in token_schema.columns} | {"route": pl.String}
     return check_frame(pl.concat(frames) if frames else pl.DataFrame(schema=schema), token_schema, "tokenize")
 
-# %% ../nbs/20_tokenizer.ipynb #37a35b44
+# %% ../nbs/20_tokenizer.ipynb #c20a07e8
 def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut], add_special: bool) -> pl.DataFrame:
     "Rows of `tokenize` for one tokenizer."
     for text_id, cut in zip(text_ids, cuts, strict=True):
@@ -1569,20 +1576,22 @@ def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut], add
         for k in sizes
         for flag in [True] * len(before) + [False] * (k - len(before) - len(after)) + [True] * len(after)
     ]
-    ids = [i for cut in cuts for i in cut.ids]
+    ids = np.array([i for cut in cuts for i in cut.ids], dtype=np.int64)
     stack = [np.zeros(0, dtype=np.int64)]
     n = len(ids)
+    text = np.repeat(np.arange(len(sizes)), sizes)
+    own = tokenizer._rows[ids]
     return pl.DataFrame(
         {
-            "tokenizer": pl.Series([tokenizer.name] * n, dtype=pl.String),
-            "text_id": pl.Series([t for t, k in zip(text_ids, sizes, strict=True) for _ in range(k)], dtype=pl.String),
-            "i": pl.Series(np.concatenate([*stack, *[np.arange(k) for k in sizes]]), dtype=pl.Int64),
+            "tokenizer": pl.repeat(tokenizer.name, n, dtype=pl.String, eager=True),
+            "text_id": pl.Series(text_ids, dtype=pl.String).gather(text),
+            "i": pl.Series(np.arange(n) - np.repeat(np.cumsum([0, *sizes[:-1]])[: len(sizes)], sizes), dtype=pl.Int64),
             "id": pl.Series(ids, dtype=pl.Int64),
-            "bytes": pl.Series([tokenizer.pieces[i] for i in ids], dtype=pl.Binary),
+            "bytes": own["bytes"],
             "start": pl.Series(np.concatenate([*stack, *[cut.start for cut in cuts]]), dtype=pl.Int64),
             "end": pl.Series(np.concatenate([*stack, *[cut.end for cut in cuts]]), dtype=pl.Int64),
             "special": pl.Series(special, dtype=pl.Boolean),
-            "kind": pl.Series([tokenizer.kinds[i] for i in ids], dtype=pl.String),
+            "kind": own["kind"],
             "route": pl.Series(np.array(("offsets", "bytes", "added"))[_routes(cuts, special)], dtype=pl.String),
         }
     )

@@ -52,9 +52,7 @@ def test_characters_per_second_beside_nlpaug():
     for name, peer in peers.items():
         for size in (1_000, 10_000, 100_000):
             text, calls = english(size), max(1, 10_000 // size)
-            severity = (
-                0.3 if name == "keyboard_proximity" else 0.1
-            )  # a share of words, and of letters that can be misread
+            severity = 0.3 if name == "keyboard_proximity" else 0.065  # of words, of misreadable shapes
             ours = perturb(text, name, "en", seed=0, severity=severity)
             theirs = peer.augment(text)[0]
             assert isinstance(ours, EditedText)
@@ -69,8 +67,10 @@ def test_characters_per_second_beside_nlpaug():
             print(
                 f"{name:20s} {size:7,d} chars: {rates[0]:11,.0f} {rates[1]:11,.0f}  x {ratios[name, size]:5.1f}  edits {words}"
             )
-    slow = {cell: round(ratio, 1) for cell, ratio in ratios.items() if cell[1] == 100_000 and ratio < 6}
-    assert not slow, f"less than six times as fast as nlpaug: {slow}"
+    # nlpaug's cost per character grows with the text, so the two meet on a sentence and part on a document
+    least = {1_000: 1.2, 10_000: 3, 100_000: 6}
+    slow = {cell: round(ratio, 1) for cell, ratio in ratios.items() if ratio < least[cell[1]]}
+    assert not slow, f"not as many times faster than nlpaug as {least}: {slow}"
 
 
 @pytest.mark.parametrize("name", ["keyboard_proximity", "uppercase"])

@@ -1,0 +1,96 @@
+"""How fast tokens are prepared for display: against the viewer of `tokenizers`, and against twice the text.
+
+Run by `make bench`; prints medians and ratios, and asserts the thresholds. Times are processor time, all threads of this process together, so that
+what else runs on the machine counts for nothing."""
+
+import time
+from statistics import median
+
+import polars as pl
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.tools import EncodingVisualizer
+
+from toksuite_nb.tokenizer import load_tokenizer, tokenize
+from toksuite_nb.tokens import strip_rows
+
+SENTENCES = (
+    "The capital of Italy is Rome; ",
+    "پایتخت ایران تهران است. ",
+    "İstanbul'da gökyüzü mavi; ",
+    "中国的首都是北京。",
+    "ﬁne café, x = 123. ",
+)
+PROSE = "".join(SENTENCES)
+
+
+def trained():
+    backend = Backend(models.BPE())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([PROSE] * 10, trainer)
+    return backend
+
+
+def prepared(tokenizer, text):
+    return strip_rows(tokenize([text], [tokenizer]), text)
+
+
+def seconds(run, repeats):
+    "Median processor time, after one run that fills caches."
+    run()
+    times = []
+    for _ in range(repeats):
+        began = time.process_time()
+        run()
+        times.append(time.process_time() - began)
+    return median(times)
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    backend = trained()
+    loaded = {
+        "bpe-nfkc": load_tokenizer(backend, "bpe-nfkc"),
+        **{n: load_tokenizer(n) for n in ("tekken", "mistral-spm", "bytes")},
+    }
+    return backend, loaded
+
+
+def sized(n):
+    return (PROSE * (n // len(PROSE) + 1))[:n]
+
+
+def test_display_of_20000_characters_is_quick_and_beats_the_viewer(zoo):
+    backend, loaded = zoo
+    text = sized(20_000)
+    viewer = EncodingVisualizer(backend, default_to_notebook=False)
+    theirs = seconds(lambda: viewer(text), 2)
+    rows = []
+    for name, tokenizer in loaded.items():
+        n = len(tokenizer.encode([text])[0])
+        ours = seconds(lambda tokenizer=tokenizer: prepared(tokenizer, text), 9)
+        rows.append((name, n, ours, theirs / ours))
+    table = pl.DataFrame(rows, schema=["tokenizer", "tokens", "seconds", "times_faster"], orient="row")
+    print(f"\n20,000 characters; EncodingVisualizer on bpe-nfkc: {theirs:.2f} s")
+    print(table.with_columns(pl.col("seconds").round(4), pl.col("times_faster").round(1)))
+    row = table.row(by_predicate=pl.col("tokenizer") == "bpe-nfkc", named=True)
+    assert row["times_faster"] >= 25, "the display of the same tokenizer is not 25 times faster than the viewer"
+    assert table["seconds"].max() <= 0.1, "20,000 characters take longer than 0.1 s"
+
+
+def test_display_is_linear_to_a_million_characters(zoo):
+    rows = []
+    for name, tokenizer in zoo[1].items():
+        times = {
+            n: seconds(lambda n=n, tokenizer=tokenizer: prepared(tokenizer, sized(n)), repeats)
+            for n, repeats in ((20_000, 5), (100_000, 3), (1_000_000, 1))
+        }
+        rows.append((name, *times.values(), times[1_000_000] / times[100_000] / 10))
+    table = pl.DataFrame(rows, schema=["tokenizer", "20k", "100k", "1M", "growth"], orient="row")
+    print("\nseconds by characters; growth 1 is linear")
+    print(table.with_columns(pl.exclude("tokenizer").round(3)))
+    assert table["growth"].max() < 2, "ten times the text takes more than twice ten times as long"
