@@ -8,7 +8,18 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # only where arrays pass: elsewhere the checker would answer a wrong kind before the function's own message can
-arrays = ("alignment", "charts", "coslow", "efficiency", "gradients", "lm", "robustness", "score", "suite", "supervocab")
+arrays = (
+    "alignment",
+    "charts",
+    "coslow",
+    "efficiency",
+    "gradients",
+    "lm",
+    "robustness",
+    "score",
+    "suite",
+    "supervocab",
+)
 install_import_hook([f"toksuite_nb.{name}" for name in arrays], "beartype.beartype")
 
 # the same examples on every run, so that a red test is red for everybody; time limits would only measure the machine

@@ -95,7 +95,11 @@ def zoo() -> dict[str, Tokenizer]:
         "unigram": trained(
             models.Unigram(),
             trainers.UnigramTrainer(
-                vocab_size=400, initial_alphabet=alphabet, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+                vocab_size=400,
+                initial_alphabet=alphabet,
+                unk_token="<unk>",
+                special_tokens=["<unk>"],
+                show_progress=False,
             ),
             normalizers.NFKC(),
         ),
@@ -122,7 +126,9 @@ def table(frame: pl.DataFrame, **where) -> dict[tuple[str, str], float | None]:
 
 def close(found, wanted, what):
     if wanted is None or found is None:
-        assert found is None and wanted is None, f"{what}: {found} instead of {wanted}; unmeasured is null, and only that"
+        assert found is None and wanted is None, (
+            f"{what}: {found} instead of {wanted}; unmeasured is null, and only that"
+        )
     else:
         assert abs(found - wanted) <= 1e-12 * max(1, abs(wanted)), f"{what}: {found} instead of {wanted}"
 
@@ -151,7 +157,10 @@ def test_fertility_pcw_and_parity_equal_the_published_definitions(zoo, name):
 
     def segment(text, lang):
         # as spaCy does: punctuation counts, words come with white space that is stripped, empty strings are dropped
-        return [" " + part + " " for part in regex.findall(r"[\p{L}\p{M}\p{N}\u200c'’]+|[\p{P}\p{S}]", text)] + [" ", ""]
+        return [" " + part + " " for part in regex.findall(r"[\p{L}\p{M}\p{N}\u200c'’]+|[\p{P}\p{S}]", text)] + [
+            " ",
+            "",
+        ]
 
     measured = intrinsic(corpus(), [tokenizer], segmenter=segment, draws=0)
     for lang, part in SENTENCES.items():
@@ -174,7 +183,9 @@ def test_special_tokens_count_in_parity_and_compression_only(zoo):
         close(after["parity", "mean_of_ratios"], published_parity(pairs, lambda t: n[t] + 2), f"parity of {lang}")
         bits = math.ceil(math.log2(zoo["bpe"].vocab_size + 1))
         size = sum(len(t.encode()) for t in part)
-        close(after["compression_rate", "ratio_of_sums"], size / (sum(n[t] + 2 for t in part) * bits / 8), "compression")
+        close(
+            after["compression_rate", "ratio_of_sums"], size / (sum(n[t] + 2 for t in part) * bits / 8), "compression"
+        )
 
 
 def test_the_embedded_benchmark_gives_the_published_numbers(zoo):
@@ -301,7 +312,11 @@ RATIOS = {
 
 
 def check_against_plain(tokenizer, texts, lang):
-    found = {m: v for (m, _), v in table(intrinsic(texts, [tokenizer], lang=lang, draws=0), lang=lang).items() if m != "parity"}
+    found = {
+        m: v
+        for (m, _), v in table(intrinsic(texts, [tokenizer], lang=lang, draws=0), lang=lang).items()
+        if m != "parity"
+    }
     sums, variability = plainly(tokenizer, texts, lang)
     for name, (part, over) in RATIOS.items():
         close(found[name], sums[part] / sums[over] if sums[over] else None, f"{name} of {tokenizer.name} on {texts}")
@@ -335,7 +350,9 @@ def test_entropy_and_utilisation_count_over_the_declared_vocabulary(zoo):
         p = np.array(list(counts.values())) / counts.total()
         found = table(measured, lang=lang)
         size = math.log(zoo["tekken"].vocab_size)
-        close(found["renyi_efficiency(0)", "pooled"], math.log(len(counts)) / size, "order 0 is the log of the ids seen")
+        close(
+            found["renyi_efficiency(0)", "pooled"], math.log(len(counts)) / size, "order 0 is the log of the ids seen"
+        )
         close(found["renyi_efficiency(1)", "pooled"], -math.fsum(p * np.log(p)) / size, "order 1 is Shannon's")
         close(found["renyi_efficiency(2.5)", "pooled"], math.log(math.fsum(p**2.5)) / -1.5 / size, "order 2.5")
         close(found["vocab_utilisation", "pooled"], len(counts) / zoo["tekken"].vocab_size, "utilisation")
@@ -385,7 +402,9 @@ def test_what_cannot_be_measured_is_null_and_what_is_zero_is_zero(zoo):
         assert found[key] is None, f"{key} has nothing to measure in '?!'"
     for key in [("unk_rate", "mean"), ("char_split_rate", "mean"), ("cer", "ratio_of_sums")]:
         assert found[key] == 0.0
-    assert intrinsic(["12"], [zoo["tekken"]], lang="en").filter(metric="digit_split_variability")["value"].item() is None
+    assert (
+        intrinsic(["12"], [zoo["tekken"]], lang="en").filter(metric="digit_split_variability")["value"].item() is None
+    )
 
 
 def test_a_reference_without_tokens_leaves_the_mean_of_ratios_unmeasured(zoo):
@@ -414,7 +433,9 @@ def test_intervals_are_seeded_and_shared_between_tokenizers(zoo):
 def test_groups_of_texts_keep_the_width_of_the_interval():
     rng = np.random.default_rng(3)
     texts = ["a" * int(rng.integers(1, 40)) + " b" * int(rng.integers(1, 9)) for _ in range(4000)]
-    row = intrinsic(texts, ["bytes"], lang="en", draws=2000).row(by_predicate=pl.col("metric") == "fertility", named=True)
+    row = intrinsic(texts, ["bytes"], lang="en", draws=2000).row(
+        by_predicate=pl.col("metric") == "fertility", named=True
+    )
     part = np.array([[len(t.replace(" ", "")), len(t.split())] for t in texts], dtype=float)
     residual = part[:, 0] - row["value"] * part[:, 1]
     wanted = 2 * 1.96 * residual.std() / part[:, 1].mean() / math.sqrt(len(texts))
@@ -464,7 +485,9 @@ def test_only_words_are_encoded_where_only_words_are_asked_for():
 def test_an_object_is_called_from_one_thread():
     library = Chunks()
     intrinsic(corpus(), [load_tokenizer(library, "chunks")], draws=0)
-    assert library.threads == {threading.get_ident()}, "an object of the user's may not be safe to call from two threads"
+    assert library.threads == {threading.get_ident()}, (
+        "an object of the user's may not be safe to call from two threads"
+    )
 
 
 def test_results_do_not_depend_on_the_hash_seed():
@@ -476,7 +499,11 @@ def test_results_do_not_depend_on_the_hash_seed():
     )
     outs = [
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("0", "1")
     ]
@@ -488,7 +515,9 @@ def test_results_do_not_depend_on_the_hash_seed():
 
 def test_compare_has_a_row_per_tokenizer_and_language_and_one_over_all(zoo):
     wide = compare([zoo["bpe"], zoo["tekken"]], corpus())
-    assert wide.select("tokenizer", "lang").rows() == [(t, lang) for t in ("bpe", "tekken") for lang in (*SENTENCES, "all")]
+    assert wide.select("tokenizer", "lang").rows() == [
+        (t, lang) for t in ("bpe", "tekken") for lang in (*SENTENCES, "all")
+    ]
     long = intrinsic(corpus(), [zoo["bpe"], zoo["tekken"]], draws=0)
     for row in wide.filter(pl.col("lang") != "all").iter_rows(named=True):
         found = table(long, tokenizer=row["tokenizer"], lang=row["lang"])
@@ -497,8 +526,15 @@ def test_compare_has_a_row_per_tokenizer_and_language_and_one_over_all(zoo):
     every = wide.filter(lang="all", tokenizer="tekken").row(0, named=True)
     close(every["pcw"], wide.filter(pl.col("lang") != "all", tokenizer="tekken")["pcw"].mean(), "macro mean")
     close(every["gini"], table(long, tokenizer="tekken", lang="all")["gini", "languages"], "gini")
-    close(every["vocab_utilisation"], table(long, tokenizer="tekken", lang="all")["vocab_utilisation", "pooled"], "pooled")
-    assert compare(["bytes"], ["a"], lang="en", metrics=["fertility"]).columns == ["tokenizer", "lang", "vocab_size", "fertility"]
+    close(
+        every["vocab_utilisation"], table(long, tokenizer="tekken", lang="all")["vocab_utilisation", "pooled"], "pooled"
+    )
+    assert compare(["bytes"], ["a"], lang="en", metrics=["fertility"]).columns == [
+        "tokenizer",
+        "lang",
+        "vocab_size",
+        "fertility",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -538,4 +574,8 @@ def test_long_texts_and_empty_words_pass(zoo):
     text = "x" * 300_000 + " " + "7" * 200 + " é" * 1000
     found = table(intrinsic([text], [zoo["bpe-nfkc-lower"], zoo["tekken"]], lang="en"), tokenizer="tekken", lang="en")
     assert found["roundtrip_exact", "mean"] == 1 and found["digit_split_variability", "mean"] is None
-    assert (fertility(np.array([])), pcw(np.array([])), parity(np.array([]), np.array([]), aggregation="ratio_of_sums")) == (None,) * 3
+    assert (
+        fertility(np.array([])),
+        pcw(np.array([])),
+        parity(np.array([]), np.array([]), aggregation="ratio_of_sums"),
+    ) == (None,) * 3
