@@ -49,7 +49,7 @@ notebooks: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --n_workers 2
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py --check
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/bench --ignore=tests/test_house.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/bench --ignore=tests/test_house.py
 browser: $(VENV)/.dev
 	$(BIN)/pytest -q tests/browser -m "not site"
 

@@ -23,7 +23,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 import toksuite_nb.intrinsic as module
 from toksuite_nb.intrinsic import compare, fertility, gini, intrinsic, lorenz, overlap, parity, pcw, renyi_efficiency
 from toksuite_nb.items import load_benchmark
-from toksuite_nb.text import graphemes, languages, word_spans, words
+from toksuite_nb.text import graphemes, languages, words
 from toksuite_nb.tokenizer import Tokenizer, load_tokenizer
 
 SENTENCES = {
@@ -264,7 +264,7 @@ def plainly(tokenizer, texts, lang):
         spans = cut.spans()
         edges = {edge for span in spans for edge in span}
         offsets = np.cumsum([0, *(len(g.encode()) for g in graphemes(text))]).tolist()
-        places = [(offsets[a], offsets[b]) for a, b in word_spans(text, lang)]
+        places = [[len(text[:i].encode()) for i in m.span()] for m in module_words(text, lang)]
         reach = [[k for k, (a, b) in enumerate(spans) if a < high and b > low and a < b] for low, high in places]
         sums["words"] += len(places)
         sums["inside"] += len({k for hits in reach for k in hits})

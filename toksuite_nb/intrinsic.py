@@ -6,7 +6,7 @@
 __all__ = ['overlap_schema', 'metric_schema', 'fertility', 'pcw', 'parity', 'gini', 'lorenz', 'renyi_efficiency', 'overlap',
            'intrinsic', 'compare']
 
-# %% ../nbs/22_intrinsic.ipynb #de029e14
+# %% ../nbs/22_intrinsic.ipynb #2a37e50f
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +16,7 @@ from hashlib import blake2b
 from itertools import accumulate, chain
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jaxtyping import Float, Int
 import numpy as np
@@ -283,14 +284,14 @@ def _grapheme_marks(text: str, flags: np.ndarray, first: np.ndarray) -> np.ndarr
             state[[low + at for at in accumulate((len(g) for g in graphemes(text[low:high])[:-1]), initial=0)]] = 1
     return state == 1
 
-# %% ../nbs/22_intrinsic.ipynb #d5fe9750
+# %% ../nbs/22_intrinsic.ipynb #3d444448
 class _Lexicon(dict[str, int]):
     "Distinct words in order of appearance, and how many tokens each tokenizer needs for each."
 
     def __init__(self, n_tokenizers: int) -> None:
         super().__init__()
         self.tokens = [np.zeros(0, dtype=np.int64) for _ in range(n_tokenizers)]
-        self.new: list[str] = []
+        self.new: list[str] = []  # Those whose tokens are not counted yet
         self.single = np.full(0x110000, -1, dtype=np.int32)  # Number of each word of one code point
 
     def __missing__(self, word: str) -> int:
@@ -329,7 +330,6 @@ class _Words:
 
     per_text: np.ndarray  # Words of each text
     codes: np.ndarray  # Number of each word in the lexicon
-    new: list[str]  # Those that this page added to the lexicon
     lexicon: _Lexicon
 
 
@@ -359,6 +359,10 @@ class _Page:
     words: _Words
     layout: _Layout | None  # None where only words alone are asked for
 
+    def words_only(self) -> "_Page":
+        "What is left to do when the texts are done."
+        return _Page(self.lang, [], self.sets[:0], self.words, None)
+
 
 @dataclass(frozen=True)
 class _Digits:
@@ -372,7 +376,7 @@ class _Digits:
     size: np.ndarray  # Digits of each number
     numbers: np.ndarray  # Numbers per text
 
-# %% ../nbs/22_intrinsic.ipynb #53908398
+# %% ../nbs/22_intrinsic.ipynb #ab74af15
 def _per_text(flags: np.ndarray, edge: np.ndarray) -> np.ndarray:
     "Sum within each text, whose first positions and end are `edge`."
     total = np.zeros(len(flags) + 1, dtype=np.int64)
@@ -413,9 +417,9 @@ def _page(
         n_words = np.array([len(words) for words in given], dtype=np.int64)
         codes = lexicon.codes(list(chain.from_iterable(given)))
         places = _find(texts, given, edge)
-    new, lexicon.new = lexicon.new, []
-    words = _Words(n_words, codes, new, lexicon)
-    return _Page(lang, texts, sets, words, _layout(text, flags, edge, places) if whole else None)
+    return _Page(
+        lang, texts, sets, _Words(n_words, codes, lexicon), _layout(text, flags, edge, places) if whole else None
+    )
 
 
 def _layout(text: str, flags: np.ndarray, edge: np.ndarray, places: np.ndarray | None) -> "_Layout":
@@ -474,17 +478,14 @@ def _numbers(digit: np.ndarray, edge: np.ndarray, at: np.ndarray) -> _Digits:
         np.bincount(text[opens], minlength=len(edge) - 1),
     )
 
-# %% ../nbs/22_intrinsic.ipynb #fb3779d4
+# %% ../nbs/22_intrinsic.ipynb #c48edf5a
 _probes = ("a", " a", "a  b ", " do n't , is it ?", "x\n", "né", "中文 字", "می‌خواهم", "▁a", "12", " Ġ ")
 
 
-class _Reader:
-    "A tokenizer with what is looked up per id: bytes, their number, and what kind of token it is."
+class _Tables:
+    "What is looked up per id: bytes, their number, and what kind of token it is; and how the tokenizer decodes."
 
-    def __init__(self, tokenizer: Tokenizer, n_special: int) -> None:
-        self.tokenizer, self.n_special = tokenizer, n_special
-        # these libraries may be called from two threads at once; a user's own object is called from one
-        self.parallel = isinstance(tokenizer, (HuggingFaceTokenizer, BytePairTokenizer, SentencePieceTokenizer))
+    def __init__(self, tokenizer: Tokenizer) -> None:
         pieces = [piece or b"" for piece in tokenizer.pieces]
         self.size = np.array([len(piece) for piece in pieces], dtype=np.int32)
         self.offset = np.append(0, np.cumsum(self.size, dtype=np.int32)[:-1])
@@ -514,13 +515,28 @@ class _Reader:
             for space in (b"", b" ")
         ]
 
+
+_made: WeakKeyDictionary[Tokenizer, _Tables] = WeakKeyDictionary()
+
+
+class _Reader:
+    "A tokenizer with its tables, which are made once and kept as long as it is."
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        # these libraries may be called from two threads at once; a user's own object is called from one
+        self.parallel = isinstance(tokenizer, (HuggingFaceTokenizer, BytePairTokenizer, SentencePieceTokenizer))
+        if tokenizer not in _made:
+            _made[tokenizer] = _Tables(tokenizer)
+        self.tables = _made[tokenizer]
+
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         "Ids of all texts end to end, and how many each has."
         ids = self.tokenizer.encode(texts)
         sizes = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         return np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(sizes.sum())), sizes
 
-# %% ../nbs/22_intrinsic.ipynb #c909f94e
+# %% ../nbs/22_intrinsic.ipynb #7f5918c8
 @dataclass(frozen=True)
 class _Tokens:
     "The tokens of a page under one tokenizer."
@@ -535,7 +551,7 @@ class _Tokens:
 
 def _tokens(texts: list[str], page: _Layout, reader: _Reader, ids: np.ndarray, sizes: np.ndarray) -> _Tokens:
     "Where the tokens of a page stand, and what is lost."
-    edge, size = _edges(sizes), reader.size[ids]
+    edge, size = _edges(sizes), reader.tables.size[ids]
     run = np.zeros(len(ids) + 1, dtype=np.int64)
     np.cumsum(size, out=run[1:])
     extra = np.diff(run[edge]) - np.diff(page.edge)
@@ -552,7 +568,7 @@ def _tokens(texts: list[str], page: _Layout, reader: _Reader, ids: np.ndarray, s
         start[edge[k] : edge[k + 1]] = cut.start + page.edge[k]
         end[edge[k] : edge[k + 1]] = cut.end + page.edge[k]
     errors = np.zeros(len(sizes), dtype=np.int64)
-    joins = np.where(extra == 0, reader.joins[0], reader.joins[1]) & ~differs
+    joins = np.where(extra == 0, reader.tables.joins[0], reader.tables.joins[1]) & ~differs
     exact = joins.copy()
     for k in np.flatnonzero(~joins).tolist():
         back = reader.tokenizer.decode(ids[edge[k] : edge[k + 1]].tolist())
@@ -572,9 +588,9 @@ def _differing(
 ) -> np.ndarray:
     "Texts that are not the bytes of their tokens, nor these behind one inserted space."
     differs = (extra != 0) & (extra != 1)
-    shift = np.repeat((reader.offset[ids] - run[:-1]).astype(np.int32), size)
+    shift = np.repeat((reader.tables.offset[ids] - run[:-1]).astype(np.int32), size)
     shift += np.arange(run[-1], dtype=np.int32)
-    joined = reader.bytes[shift]
+    joined = reader.tables.bytes[shift]
     raw, low = page.raw, page.edge
     head = run[edge[:-1]][(extra == 1)]
     differs[extra == 1] |= joined[head] != 32
@@ -587,7 +603,7 @@ def _differing(
     differs[np.searchsorted(low, np.flatnonzero(joined != raw), side="right") - 1] = True
     return differs
 
-# %% ../nbs/22_intrinsic.ipynb #a0498e1b
+# %% ../nbs/22_intrinsic.ipynb #13e7716a
 # what is counted in each text; all ratios are quotients of weighted sums of these
 _sums = (
     "texts",
@@ -622,12 +638,11 @@ def _boundaries(page: _Layout, tokens: _Tokens) -> np.ndarray:
     return boundary
 
 
-def _count(
-    page: _Layout, words: _Words, reader: _Reader, tokens: _Tokens, boundary: np.ndarray, alone: np.ndarray
-) -> np.ndarray:
-    "The sums of each text: texts x `_sums`."
+def _count(page: _Layout, words: _Words, reader: _Reader, tokens: _Tokens, boundary: np.ndarray) -> np.ndarray:
+    "The sums of each text: texts x `_sums`; those of words alone are added later."
     n, sizes, word_edge = len(page.chars), np.diff(tokens.edge), _edges(words.per_text)
-    odd = reader.odd[tokens.ids]
+    none = np.zeros(n, dtype=np.int64)
+    odd = reader.tables.odd[tokens.ids]
     at = np.flatnonzero(odd)
     kind, text = odd[at], np.searchsorted(tokens.edge, at, side="right") - 1
     unknown, fallback, incomplete = (np.bincount(text[kind & flag != 0], minlength=n) for flag in (1, 2, 4))
@@ -636,27 +651,20 @@ def _count(
         np.bincount(digits.text[mask], minlength=n)
         for mask in (found & digits.gold, found & ~digits.gold, ~found & digits.gold)
     )
-    inside, cut_words = (
-        _words_met(page, tokens, word_edge) if page.word_at is not None else (np.zeros(n, dtype=np.int64),) * 2
-    )
+    inside, cut_words = _words_met(page, tokens, word_edge) if page.word_at is not None else (none, none)
     counted = dict(zip(_sums, (
         np.ones(n), np.diff(page.edge), page.chars, page.lines, words.per_text, page.graphemes, digits.numbers, sizes,
-        *_alone(words, alone), inside, cut_words, _graphemes_cut(page, boundary[:-1]), unknown, fallback, sizes - incomplete, tokens.exact,
+        none, none, inside, cut_words, _graphemes_cut(page, boundary[:-1]), unknown, fallback, sizes - incomplete, tokens.exact,
         tokens.errors, hit, extra, missed), strict=True))  # fmt: skip
     return np.stack(list(counted.values()), axis=1).astype(np.int64)
 
 
-def _alone(words: _Words, alone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Per text: tokens of its words alone, and words of two tokens or more."
-    each, edge = alone[words.codes], _edges(words.per_text)
-    return _per_text(each, edge), _per_text(each > 1, edge)
-
-
 def _count_alone(words: _Words, alone: np.ndarray) -> np.ndarray:
-    "The sums where only words alone are asked for; the others are 0."
+    "The sums of words alone; the others are 0."
+    each, edge = alone[words.codes], _edges(words.per_text)
     rows = np.zeros((len(words.per_text), len(_sums)), dtype=np.int64)
-    for name, column in zip(("words", "alone", "continued"), (words.per_text, *_alone(words, alone)), strict=True):
-        rows[:, _sums.index(name)] = column
+    rows[:, _sums.index("alone")] = _per_text(each, edge)
+    rows[:, _sums.index("continued")] = _per_text(each > 1, edge)
     return rows
 
 
@@ -682,8 +690,8 @@ def _graphemes_cut(page: _Layout, boundary: np.ndarray) -> np.ndarray:
     distinct = opened[np.append(True, np.diff(opened) > 0)]
     return np.bincount(np.searchsorted(page.edge, distinct, side="right") - 1, minlength=len(page.chars))
 
-# %% ../nbs/22_intrinsic.ipynb #b7887a1d
-_page_bytes, _slice_rows, _slice_bytes, _lexicon_words = 1 << 18, 10_000, 1 << 21, 300_000
+# %% ../nbs/22_intrinsic.ipynb #d7bbb7f5
+_page_bytes, _slice_rows, _slice_bytes, _lexicon_words, _pages_waiting = 1 << 18, 10_000, 1 << 21, 300_000, 64
 _segmenter_texts = {
     lang: f"runs of letters, marks and digits, joined by {joined}"
     for lang, joined in {
@@ -903,7 +911,7 @@ metric_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/22_intrinsic.ipynb #b87b06e1
+# %% ../nbs/22_intrinsic.ipynb #1b3a1af8
 @dataclass(frozen=True)
 class _Ratio:
     "A metric that is a quotient of weighted sums over texts."
@@ -916,10 +924,10 @@ class _Ratio:
     n: str  # Which sum is its number of units
 
 
-def _ratios(reader: _Reader) -> list[_Ratio]:
-    "The ratios of a tokenizer."
-    bits = math.ceil(math.log2(reader.tokenizer.vocab_size + 1))
-    text = "text with special tokens" if reader.n_special else "text"
+def _ratios(vocab_size: int, n_special: int) -> list[_Ratio]:
+    "The ratios of a tokenizer that adds `n_special` tokens to a text."
+    bits = math.ceil(math.log2(vocab_size + 1))
+    text = "text with special tokens" if n_special else "text"
     simple = [
         ("fertility", "words alone", "mean", "alone", "words"), ("pcw", "words alone", "mean", "continued", "words"),
         ("fertility_in_context", "words in text", "ratio_of_sums", "inside", "words"),
@@ -931,7 +939,7 @@ def _ratios(reader: _Reader) -> list[_Ratio]:
         ("cer", "character", "ratio_of_sums", "errors", "chars"),
     ]  # fmt: skip
     ratios = [_Ratio(name, unit, how, {part: 1}, {whole: 1}, whole) for name, unit, how, part, whole in simple]
-    width = {"tokens": bits, "texts": bits * reader.n_special}
+    width = {"tokens": bits, "texts": bits * n_special}
     return [
         *ratios,
         _Ratio("compression_rate", text, "ratio_of_sums", {"bytes": 8}, width, "tokens"),
@@ -983,9 +991,10 @@ class _Tally:
         self.splits: Counter[tuple[int, int]] = Counter()
         self.placed = True  # Every given word was found in its text
 
-    def add(self, rows: np.ndarray) -> None:
-        self.groups += _fold(rows, self.texts % _groups)
-        self.texts += len(rows)
+    def add(self, rows: np.ndarray, first: int) -> None:
+        "Sums of texts, the first of which is number `first` of its language."
+        self.groups += _fold(rows, first % _groups)
+        self.texts = max(self.texts, first + len(rows))
 
     def add_splits(self, digits: _Digits, boundary: np.ndarray) -> None:
         "How each number is split, as the bits of its cut gaps; numbers of more than 50 digits are left out."
@@ -998,7 +1007,7 @@ class _Tally:
         for split, count in zip(found.tolist(), counts.tolist(), strict=True):
             self.splits[split >> 50, split & ((1 << 50) - 1)] += count
 
-# %% ../nbs/22_intrinsic.ipynb #bfc55ea0
+# %% ../nbs/22_intrinsic.ipynb #a7340568
 def intrinsic(
     texts: Any,  # Frame with `text`, `lang`, and optionally `set_id` and `words`; or an iterator of frames, or of texts (then give `lang`)
     tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
@@ -1024,12 +1033,17 @@ def intrinsic(
         raise ValueError(
             f"intrinsic: special_tokens must name the tokenizers, got {unknown}. Named are {[t.name for t in loaded]}."
         )
-    readers = [_Reader(tokenizer, added.get(tokenizer.name, 0)) for tokenizer in loaded]
+    readers = [_Reader(tokenizer) for tokenizer in loaded]
     stream = _Stream(texts, lang, segmenter, punctuation, whole=not set(wanted) <= set(_word_alone))
     tallies: list[dict[str, _Tally]] = [{} for _ in readers]
     parallel: list[pl.DataFrame] = []
+    waiting: list[tuple[_Page, int]] = []
+    read: Counter[str] = Counter()
     for page, encoded in _encoded(stream.pages(len(readers)), readers):
-        counts = [_read_page(page, k, reader, tallies[k], encoded[k]()) for k, reader in enumerate(readers)]
+        counts = [
+            _read_page(page, reader, tally, encode(), read[page.lang])
+            for reader, tally, encode in zip(readers, tallies, encoded, strict=True)
+        ]
         if page.layout is not None and page.sets.null_count() < len(page.sets):
             parallel.append(
                 pl.DataFrame(
@@ -1040,13 +1054,25 @@ def intrinsic(
                     ]
                 )
             )
+        if waiting and (len(waiting) == _pages_waiting or waiting[0][0].words.lexicon is not page.words.lexicon):
+            waiting = _settle(waiting, readers, tallies)
+        waiting.append((page.words_only(), read[page.lang]))
+        read[page.lang] += len(page.texts)
+    _settle(waiting, readers, tallies)
     draw = _Draws(seed, draws)
     sets = _sets(parallel, len(readers))
     rows = [
         row
-        for k, reader in enumerate(readers)
+        for k in range(len(loaded))
         for row in _results(
-            reader, tallies[k], sets.select("set_id", "lang", n=str(k)), reference, stream.segmenters, alphas, draw
+            loaded[k],
+            added.get(loaded[k].name, 0),
+            tallies[k],
+            sets.select("set_id", "lang", n=str(k)),
+            reference,
+            stream.segmenters,
+            alphas,
+            draw,
         )
     ]
     found = pl.DataFrame(rows, schema=[(c.name, c.dtype) for c in metric_schema.columns[:10]], orient="row")
@@ -1056,7 +1082,7 @@ def intrinsic(
     )
     return check_frame(found, metric_schema, "intrinsic")
 
-# %% ../nbs/22_intrinsic.ipynb #d65a5cc6
+# %% ../nbs/22_intrinsic.ipynb #a0bebd22
 def _checked_options(
     metrics: Sequence[str] | None,
     reference: str,
@@ -1089,7 +1115,7 @@ def _encoded(pages: Iterator[_Page], readers: list[_Reader]) -> Iterator[tuple[_
     ahead: deque[tuple[_Page, list[Callable[[], Any]]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for page in pages:
-            texts = [*(page.texts if page.layout is not None else []), *page.words.new]
+            texts = page.texts if page.layout is not None else []
             ahead.append(
                 (
                     page,
@@ -1105,24 +1131,36 @@ def _encoded(pages: Iterator[_Page], readers: list[_Reader]) -> Iterator[tuple[_
 
 
 def _read_page(
-    page: _Page, k: int, reader: _Reader, tallies: dict[str, _Tally], encoded: tuple[np.ndarray, np.ndarray]
+    page: _Page, reader: _Reader, tallies: dict[str, _Tally], encoded: tuple[np.ndarray, np.ndarray], first: int
 ) -> np.ndarray:
-    "Adds a page to the tallies of a tokenizer; the number of tokens of each text."
-    words, tally = page.words, tallies.setdefault(page.lang, _Tally(reader.tokenizer.vocab_size))
-    texts = page.texts if page.layout is not None else []
+    "Adds all but the words alone to the tallies of a tokenizer; the number of tokens of each text."
     ids, sizes = encoded
-    alone = words.lexicon.tokens[k] = np.append(words.lexicon.tokens[k], sizes[len(texts) :])
+    tally = tallies.setdefault(page.lang, _Tally(reader.tokenizer.vocab_size))
     if page.layout is None:
-        tally.add(_count_alone(words, alone))
-        return np.zeros(0, dtype=np.int64)
-    sizes = sizes[: len(texts)]
-    tokens = _tokens(texts, page.layout, reader, ids[: int(sizes.sum())], sizes)
+        rows = np.zeros((len(page.texts), len(_sums)), dtype=np.int64)
+        rows[:, _sums.index("words")] = page.words.per_text
+        tally.add(rows, first)
+        return sizes
+    tokens = _tokens(page.texts, page.layout, reader, ids, sizes)
     boundary = _boundaries(page.layout, tokens)
-    tally.add(_count(page.layout, words, reader, tokens, boundary, alone))
+    tally.add(_count(page.layout, page.words, reader, tokens, boundary), first)
     tally.add_splits(page.layout.digits, boundary)
-    tally.ids += np.bincount(tokens.ids, minlength=len(tally.ids))
+    tally.ids += np.bincount(ids, minlength=len(tally.ids))
     tally.placed &= page.layout.word_at is not None
     return sizes
+
+
+def _settle(waiting: list[tuple[_Page, int]], readers: list[_Reader], tallies: list[dict[str, _Tally]]) -> list[Any]:
+    "Adds the words alone of pages that wait for it; none waits then."
+    # words come after the texts they stand in: the cache of a library takes what it meets first, and texts are most of the work
+    for k, (reader, tally) in enumerate(zip(readers, tallies, strict=True)):
+        lexicon = waiting[0][0].words.lexicon if waiting else _Lexicon(len(readers))
+        alone = lexicon.tokens[k] = np.append(lexicon.tokens[k], reader.encode(lexicon.new)[1])
+        for page, first in waiting:
+            tally[page.lang].add(_count_alone(page.words, alone), first)
+    for page, _ in waiting:
+        page.words.lexicon.new.clear()
+    return []
 
 
 def _sets(parallel: list[pl.DataFrame], n_tokenizers: int) -> pl.DataFrame:
@@ -1136,12 +1174,13 @@ def _sets(parallel: list[pl.DataFrame], n_tokenizers: int) -> pl.DataFrame:
         )
     return sets
 
-# %% ../nbs/22_intrinsic.ipynb #eff88f06
+# %% ../nbs/22_intrinsic.ipynb #a3a8d576
 Row = tuple[Any, ...]
 
 
 def _results(
-    reader: _Reader,
+    tokenizer: Tokenizer,
+    n_special: int,
     tallies: dict[str, _Tally],
     sets: pl.DataFrame,
     reference: str,
@@ -1151,26 +1190,29 @@ def _results(
 ) -> list[Row]:
     "All rows of a tokenizer."
     rows: list[Row] = []
+    size = tokenizer.vocab_size
     for lang, tally in tallies.items():
         found = [
-            *_ratio_rows(reader, tally, segmenters[lang], draw),
+            *_ratio_rows(_ratios(size, n_special), tally, segmenters[lang], draw),
             *_split_rows(tally),
-            *_id_rows(reader, tally.ids, alphas),
-            *_parity_rows(sets, lang, reference, reader.n_special, draw),
+            *_id_rows(size, tally.ids, alphas),
+            *_parity_rows(sets, lang, reference, n_special, draw),
         ]
-        rows += [(reader.tokenizer.name, lang, *row) for row in found]
+        rows += [(tokenizer.name, lang, *row) for row in found]
     if tallies:
         total = np.sum([tally.ids for tally in tallies.values()], axis=0)
-        found = [*_id_rows(reader, total, alphas), *_spread_rows(sets, sorted(tallies), draw)]
-        rows += [(reader.tokenizer.name, "all", *row) for row in found]
+        rows += [
+            (tokenizer.name, "all", *row)
+            for row in [*_id_rows(size, total, alphas), *_spread_rows(sets, sorted(tallies), draw)]
+        ]
     return rows
 
 
-def _ratio_rows(reader: _Reader, tally: _Tally, segmenter: str, draw: _Draws) -> list[Row]:
+def _ratio_rows(ratios: list[_Ratio], tally: _Tally, segmenter: str, draw: _Draws) -> list[Row]:
     "The quotients of sums, with intervals."
     total, drawn = tally.groups.sum(axis=0), draw.sums(tally.groups, tally.texts)
     rows: list[Row] = []
-    for ratio in _ratios(reader):
+    for ratio in ratios:
         part, whole = (
             np.array([weights.get(name, 0) for name in _sums], dtype=float) for weights in (ratio.part, ratio.whole)
         )
@@ -1216,9 +1258,9 @@ def _split_rows(tally: _Tally) -> list[Row]:
     ]
 
 
-def _id_rows(reader: _Reader, ids: np.ndarray, alphas: Sequence[float]) -> list[Row]:
+def _id_rows(size: int, ids: np.ndarray, alphas: Sequence[float]) -> list[Row]:
     "Metrics of how often each id occurs."
-    n, size = int(ids.sum()), reader.tokenizer.vocab_size
+    n = int(ids.sum())
     entropies = [(f"renyi_efficiency({alpha:g})", renyi_efficiency(ids, size, alpha)) for alpha in alphas]
     return [
         (name, "vocabulary", "pooled", value, n, None, None, None)

@@ -25,7 +25,8 @@ def split(source: str) -> tuple[dict[str, str], str]:
 
 def public(source: str) -> list[tuple[str, str]]:
     """Public functions and classes that a cell defines at top level, as (kind, name)."""
-    return [(KINDS[type(n)], n.name) for n in ast.parse(source).body if type(n) in KINDS and n.name[0] != "_"]
+    found = [(KINDS[type(n)], n.name) for n in ast.parse(source).body if type(n) in KINDS and n.name[0] != "_"]
+    return list(dict.fromkeys(found))  # an overloaded function is defined several times
 
 
 def entries(source: str, module: str) -> str:
@@ -85,10 +86,9 @@ def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
     if what not in {"function", "method", "class"}:
         return
     try:
-        found = docments(obj, full=True)
-    except (OSError, TypeError, SyntaxError, IndentationError):
+        found, own = docments(obj, full=True), set(inspect.signature(obj).parameters)
+    except (OSError, TypeError, ValueError, SyntaxError):  # no source or no signature: nothing to add
         return
-    own = set(inspect.signature(obj).parameters) if callable(obj) else set()
     fields = [
         f":param {key}: {value.docment}"
         for key, value in found.items()
@@ -99,6 +99,11 @@ def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         fields.append(f":returns: {answer.docment}")
     if fields:
         lines += ["", *fields, ""]
+
+
+def skip_constructors(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out `__new__`: a named tuple's is written by Python, in a module that does not exist."""
+    return True if name == "__new__" else None
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -113,4 +118,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("source-read", source_read)
     app.connect("autodoc-process-docstring", add_docments)
+    app.connect("autodoc-skip-member", skip_constructors)
     return {"parallel_read_safe": True}

@@ -20,9 +20,10 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 
 ROOT = Path(__file__).parents[2]
-LOOPBACK = re.compile(r"^(data:|blob:|about:|(https?|wss?)://(127\.0\.0\.1|localhost)[:/])")
-# what JupyterLab itself says on every visit, with the reason why it is no concern of ours
+LOOPBACK = re.compile(r"^(data:|blob:|about:|file://|(https?|wss?)://(127\.0\.0\.1|localhost)[:/])")
+# what JupyterLab and the widget manager say on every visit, with the reason why it is no concern of ours
 EXPECTED_CONSOLE = {
+    r"^strict mode: use allowUnionTypes": "the widget manager of saved pages checks its own schema aloud",
     r"^Starting application in workspace": "JupyterLab names its workspace",
     r"^Starting WebSocket: ws://127\.0\.0\.1": "JupyterLab connects to the kernel",
     r"^Kernel: (starting|busy|idle|connected|connecting|restarting|unknown) ": "JupyterLab reports the kernel's state",
