@@ -27,7 +27,11 @@ def sentences(lang: str, n_bytes: int, seed: int = 0) -> list[str]:
     texts = [
         *items["question"],
         *(c for choices in items["choices"] for c in choices),
-        *(name for names in (locale.territories, locale.languages, locale.currencies, locale.scripts) for name in names.values()),
+        *(
+            name
+            for names in (locale.territories, locale.languages, locale.currencies, locale.scripts)
+            for name in names.values()
+        ),
     ]
     known = list(dict.fromkeys(word for text in texts for word in words(text, lang)))
     rng = np.random.default_rng([seed, sorted(languages).index(lang)])
@@ -82,7 +86,9 @@ def in_turn(calls: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
 def show(title: str, n_bytes: int, taken: dict[str, list[float]]) -> None:
     print(f"\n{title}")
     for name, times in taken.items():
-        print(f"  {name:42s} best {min(times):7.3f} s  median {np.median(times):7.3f} s  {n_bytes / min(times) / 1e6:8.2f} MB/s")
+        print(
+            f"  {name:42s} best {min(times):7.3f} s  median {np.median(times):7.3f} s  {n_bytes / min(times) / 1e6:8.2f} MB/s"
+        )
 
 
 def test_the_whole_pass_keeps_up_with_bare_encoding(corpus, backend):
@@ -103,7 +109,9 @@ def test_the_whole_pass_keeps_up_with_bare_encoding(corpus, backend):
 
 def test_fertility_is_much_faster_than_word_by_word(corpus, backend):
     texts, tokenizer = corpus, load_tokenizer(backend, "bpe")
-    bags = {lang: [word for text in texts.filter(lang=lang)["text"] for word in words(text, lang)] for lang in languages}
+    bags = {
+        lang: [word for text in texts.filter(lang=lang)["text"] for word in words(text, lang)] for lang in languages
+    }
     found: dict[str, float] = {}
 
     def word_by_word():
@@ -123,7 +131,10 @@ def test_fertility_is_much_faster_than_word_by_word(corpus, backend):
     ours = intrinsic(texts, [tokenizer], metrics=["fertility"], draws=0)
     for lang, value in found.items():
         assert ours.filter(lang=lang)["value"].item() == pytest.approx(value, abs=1e-12)
-    ratio, pass_ratio = (min(taken["words one by one, already segmented"]) / min(t) for t in (taken["fertility, words found too"], whole["every metric"]))
+    ratio, pass_ratio = (
+        min(taken["words one by one, already segmented"]) / min(t)
+        for t in (taken["fertility, words found too"], whole["every metric"])
+    )
     print(f"  word by word / fertility alone: {ratio:.1f}; word by word / every metric: {pass_ratio:.1f}")
     assert ratio >= 20, f"fertility is {ratio:.1f} times as fast as the published per-word method"
 
@@ -135,7 +146,11 @@ def test_the_published_script_takes_longer_than_every_metric(corpus, backend):
     bag = [word for lang, text in part.select("lang", "text").iter_rows() for word in words(text, lang)]
     intrinsic(part, [tokenizer])
     taken = in_turn(
-        {"transformers, word by word": lambda: [len(library.encode(word)) for word in bag], "every metric": lambda: intrinsic(part, [tokenizer], draws=0)}, 3
+        {
+            "transformers, word by word": lambda: [len(library.encode(word)) for word in bag],
+            "every metric": lambda: intrinsic(part, [tokenizer], draws=0),
+        },
+        3,
     )
     show("as the published script encodes", int(part["text"].str.len_bytes().sum()), taken)
     ratio = min(taken["transformers, word by word"]) / min(taken["every metric"])
