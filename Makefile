@@ -46,7 +46,6 @@ sync: $(VENV)/.dev
 	$(BIN)/pytest -q tests/test_house.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py --check
 notebooks: $(VENV)/.dev
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --n_workers 2
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py --check
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/bench --ignore=tests/test_house.py

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import polars as pl
@@ -87,7 +87,7 @@ def trained(model, trainer, normalizer=None, byte_level=True):
 @pytest.fixture(scope="module")
 def zoo() -> dict[str, Tokenizer]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe = dict(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    bpe = {"vocab_size": 500, "initial_alphabet": alphabet, "show_progress": False}
     lower = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     made = {
         "bpe": trained(models.BPE(), trainers.BpeTrainer(**bpe)),
@@ -270,7 +270,7 @@ def plainly(tokenizer, texts, lang):
         sums["inside"] += len({k for hits in reach for k in hits})
         sums["cut_words"] += sum(len(hits) > 1 for hits in reach)
         sums["graphemes"] += len(offsets) - 1
-        sums["cut_graphemes"] += sum(any(a < e < b for e in edges) for a, b in zip(offsets, offsets[1:], strict=False))
+        sums["cut_graphemes"] += sum(any(a < e < b for e in edges) for a, b in pairwise(offsets))
         back = tokenizer.decode(cut.ids)
         sums["exact"] += back == text
         sums["errors"] += Levenshtein.distance(text, back)

@@ -376,7 +376,7 @@ class _Digits:
     size: np.ndarray  # Digits of each number
     numbers: np.ndarray  # Numbers per text
 
-# %% ../nbs/22_intrinsic.ipynb #ab74af15
+# %% ../nbs/22_intrinsic.ipynb #03c6c682
 def _per_text(flags: np.ndarray, edge: np.ndarray) -> np.ndarray:
     "Sum within each text, whose first positions and end are `edge`."
     total = np.zeros(len(flags) + 1, dtype=np.int64)
@@ -390,7 +390,9 @@ def _met(places: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 def _edges(sizes: Iterable[int]) -> np.ndarray:
-    return np.fromiter(accumulate(sizes, initial=0), dtype=np.int64)
+    "Where things of these sizes begin when they lie end to end, and where the last one ends."
+    counts = sizes if isinstance(sizes, np.ndarray) else np.fromiter(sizes, dtype=np.int64)
+    return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
 
 def _page(
@@ -478,7 +480,7 @@ def _numbers(digit: np.ndarray, edge: np.ndarray, at: np.ndarray) -> _Digits:
         np.bincount(text[opens], minlength=len(edge) - 1),
     )
 
-# %% ../nbs/22_intrinsic.ipynb #c48edf5a
+# %% ../nbs/22_intrinsic.ipynb #e9e8fd1c
 _probes = ("a", " a", "a  b ", " do n't , is it ?", "x\n", "né", "中文 字", "می‌خواهم", "▁a", "12", " Ġ ")
 
 
@@ -504,16 +506,47 @@ class _Tables:
             for text, ids in zip(_probes, tokenizer.encode(_probes), strict=True)
         ]
         # by how the decoder is made, and by trial; any other decoder is asked about every text
-        joins = (
-            type(tokenizer).decode is Tokenizer.decode
-            or isinstance(tokenizer, SentencePieceTokenizer)
-            or (isinstance(tokenizer, HuggingFaceTokenizer) and isinstance(tokenizer.backend.decoder, ByteLevelDecoder))
-        )
+        self.plain = type(tokenizer).decode is Tokenizer.decode or _byte_level(tokenizer)
+        joins = self.plain or isinstance(tokenizer, SentencePieceTokenizer)
         self.joins = [
             joins
             and all(tokenizer.decode(ids) == text for text, ids, joined in cuts if joined == space + text.encode())
             for space in (b"", b" ")
         ]
+        self.image_size, self.image_offset = np.full(0x110000, -2, dtype=np.int16), np.zeros(0x110000, dtype=np.int32)
+        self.image_bytes, self.image_same = np.zeros(0, dtype=np.uint8), np.zeros(0x110000, dtype=bool)
+        self.around = self._between(tokenizer, [""])[0]
+
+    def learn(self, points: np.ndarray, tokenizer: Tokenizer) -> None:
+        "Look up what code points become between two letters: the bytes of their tokens, -1 where these do not say it."
+        new = np.unique(points[self.image_size[points] == -2])
+        chars = list(new.astype("<u4").tobytes().decode("utf-32-le"))
+        images = self._between(tokenizer, chars)
+        self.image_same[new] = [image == char.encode() for image, char in zip(images, chars, strict=True)]
+        found = [image if image is not None and self.around == b"" and len(image) < 1_000 else None for image in images]
+        self.image_size[new] = [-1 if image is None else len(image) for image in found]
+        self.image_offset[new] = len(self.image_bytes) + _edges(len(image or b"") for image in found)[:-1]
+        self.image_bytes = np.append(
+            self.image_bytes, np.frombuffer(b"".join(image or b"" for image in found), dtype=np.uint8)
+        )
+
+    def _between(self, tokenizer: Tokenizer, chars: list[str]) -> list[bytes | None]:
+        "The bytes of the tokens of each character between two letters, without the letters and a space in front."
+        found: list[bytes | None] = []
+        for ids in tokenizer.encode([f"q{char}q" for char in chars]):
+            joined = b"".join(tokenizer.pieces[i] or b"" for i in ids).removeprefix(b" ")
+            known = not any(self.odd[i] & 1 for i in ids) and len(joined) > 1 and joined[:1] == joined[-1:] == b"q"
+            found.append(joined[1:-1] if known else None)
+        return found
+
+
+def _byte_level(tokenizer: Tokenizer) -> bool:
+    "Whether a library's decoder only joins bytes; it reads an added token that is not ASCII as bytes too, and wrongly."
+    return (
+        isinstance(tokenizer, HuggingFaceTokenizer)
+        and isinstance(tokenizer.backend.decoder, ByteLevelDecoder)
+        and all(token.content.isascii() for token in tokenizer.backend.get_added_tokens_decoder().values())
+    )
 
 
 _made: WeakKeyDictionary[Tokenizer, _Tables] = WeakKeyDictionary()
@@ -536,7 +569,7 @@ class _Reader:
         sizes = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         return np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(sizes.sum())), sizes
 
-# %% ../nbs/22_intrinsic.ipynb #7f5918c8
+# %% ../nbs/22_intrinsic.ipynb #cfdffe36
 @dataclass(frozen=True)
 class _Tokens:
     "The tokens of a page under one tokenizer."
@@ -551,57 +584,122 @@ class _Tokens:
 
 def _tokens(texts: list[str], page: _Layout, reader: _Reader, ids: np.ndarray, sizes: np.ndarray) -> _Tokens:
     "Where the tokens of a page stand, and what is lost."
-    edge, size = _edges(sizes), reader.tables.size[ids]
-    run = np.zeros(len(ids) + 1, dtype=np.int64)
-    np.cumsum(size, out=run[1:])
-    extra = np.diff(run[edge]) - np.diff(page.edge)
-    differs = _differing(page, reader, ids, size, run, edge, extra)
-    shift = page.edge[:-1] - run[edge[:-1]] - extra
+    edge = _edges(sizes)
+    joined, run = _joined(reader.tables, ids)
+    differs, extra = _differing(joined, run[edge], page.raw, page.edge)
     if extra.any() or differs.any():
-        shifted = np.repeat(shift, sizes)
+        shifted = np.repeat(page.edge[:-1] - run[edge[:-1]] - extra, sizes)
         start = np.maximum(run[:-1] + shifted, np.repeat(page.edge[:-1], sizes))
         end = np.maximum(run[1:] + shifted, start)
     else:
         start, end = run[:-1], run[1:]
+    back = _decoded(reader, ids, edge, joined, run, differs, extra)
+    exact, errors = ~differs & (back == None), np.zeros(len(texts), dtype=np.int64)  # noqa: E711
+    for k in np.flatnonzero(~exact).tolist():
+        exact[k] = back[k] == texts[k]
+        errors[k] = 0 if exact[k] else Levenshtein.distance(texts[k], back[k], score_hint=64)
     slow = np.flatnonzero(differs)
+    if len(slow):
+        own = np.repeat(differs, sizes)
+        low = np.repeat(page.edge[slow], sizes[slow])
+        start[own], end[own], placed = _normalised([texts[k] for k in slow], reader, ids[own], sizes[slow])
+        start[own], end[own] = start[own] + low, end[own] + low
+        slow = slow[~placed]
     for k, cut in zip(slow.tolist(), reader.tokenizer.cuts([texts[k] for k in slow]) if len(slow) else [], strict=True):
         start[edge[k] : edge[k + 1]] = cut.start + page.edge[k]
         end[edge[k] : edge[k + 1]] = cut.end + page.edge[k]
-    errors = np.zeros(len(sizes), dtype=np.int64)
-    joins = np.where(extra == 0, reader.tables.joins[0], reader.tables.joins[1]) & ~differs
-    exact = joins.copy()
-    for k in np.flatnonzero(~joins).tolist():
-        back = reader.tokenizer.decode(ids[edge[k] : edge[k + 1]].tolist())
-        exact[k] = back == texts[k]
-        errors[k] = 0 if exact[k] else Levenshtein.distance(texts[k], back, score_hint=64)
     return _Tokens(ids, edge, start, end, exact, errors)
 
 
+def _joined(tables: _Tables, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "The bytes of tokens end to end, and where each token begins."
+    size = tables.size[ids]
+    run = np.zeros(len(ids) + 1, dtype=np.int64)
+    np.cumsum(size, out=run[1:])
+    return tables.bytes[np.repeat(tables.offset[ids] - run[:-1], size) + np.arange(run[-1])], run
+
+
 def _differing(
-    page: _Layout,
-    reader: _Reader,
-    ids: np.ndarray,
-    size: np.ndarray,
-    run: np.ndarray,
-    edge: np.ndarray,
-    extra: np.ndarray,
-) -> np.ndarray:
-    "Texts that are not the bytes of their tokens, nor these behind one inserted space."
+    joined: np.ndarray, begins: np.ndarray, raw: np.ndarray, low: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    "Texts whose bytes are not those of their tokens, nor these behind one inserted space; and how many more the tokens have."
+    extra = np.diff(begins) - np.diff(low)
     differs = (extra != 0) & (extra != 1)
-    shift = np.repeat((reader.tables.offset[ids] - run[:-1]).astype(np.int32), size)
-    shift += np.arange(run[-1], dtype=np.int32)
-    joined = reader.tables.bytes[shift]
-    raw, low = page.raw, page.edge
-    head = run[edge[:-1]][(extra == 1)]
+    head = begins[:-1][extra == 1]
     differs[extra == 1] |= joined[head] != 32
     if extra.any():
         keep = np.ones(len(joined), dtype=bool)
         keep[head] = False
-        keep &= np.repeat(~differs, np.diff(run[edge]))
+        keep &= np.repeat(~differs, np.diff(begins))
         joined, raw = joined[keep], raw[np.repeat(~differs, np.diff(low))]
         low = _edges(np.where(differs, 0, np.diff(low)))
     differs[np.searchsorted(low, np.flatnonzero(joined != raw), side="right") - 1] = True
-    return differs
+    return differs, extra
+
+
+def _decoded(
+    reader: _Reader,
+    ids: np.ndarray,
+    edge: np.ndarray,
+    joined: np.ndarray,
+    run: np.ndarray,
+    differs: np.ndarray,
+    extra: np.ndarray,
+) -> np.ndarray:
+    "What each text decodes to; None where the bytes alone say that it is the text."
+    back = np.full(len(differs), None, dtype=object)
+    known = ~differs & np.where(extra == 0, reader.tables.joins[0], reader.tables.joins[1])
+    for k in np.flatnonzero(~known).tolist():
+        if reader.tables.plain:
+            back[k] = joined[run[edge[k]] : run[edge[k + 1]]].tobytes().decode("utf-8", "replace")
+        else:
+            back[k] = reader.tokenizer.decode(ids[edge[k] : edge[k + 1]].tolist())
+    return back
+
+
+def _normalised(
+    texts: list[str], reader: _Reader, ids: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "First and last byte of tokens, counted from the start of their text, by the images of code points; and for which texts that holds."
+    tables = reader.tables
+    points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
+    tables.learn(points, reader.tokenizer)
+    text_edge, size, unclear = (
+        _edges(map(len, texts)),
+        np.maximum(tables.image_size[points], 0),
+        tables.image_size[points] < 0,
+    )
+    at, target_at = _edges(_utf8_size(points)), _edges(size)
+    target = tables.image_bytes[
+        np.repeat(tables.image_offset[points] - target_at[:-1], size) + np.arange(target_at[-1])
+    ]
+    edge = _edges(sizes)
+    joined, run = _joined(tables, ids)
+    differs, extra = _differing(joined, run[edge], target, target_at[text_edge])
+    differs |= (_per_text(unclear, text_edge) > 0) | (_per_text(tables.odd[ids] & 1, edge) > 0)
+    low, high = (
+        np.clip(
+            x + np.repeat(target_at[text_edge[:-1]] - run[edge[:-1]] - extra, sizes),
+            np.repeat(target_at[text_edge[:-1]], sizes),
+            np.repeat(target_at[text_edge[1:]], sizes),
+        )
+        for x in (run[:-1], run[1:])
+    )
+    # bytes of the text that each byte of the target stands for: itself, or all of the code point it comes from
+    same = np.repeat(tables.image_same[points], size)
+    begin = np.repeat(at[:-1], size) + np.where(same, np.arange(len(target)) - np.repeat(target_at[:-1], size), 0)
+    finish = np.append(np.where(same, begin + 1, np.repeat(at[1:], size)), 0)
+    first = np.where(
+        low < np.repeat(target_at[text_edge[1:]], sizes), np.append(begin, 0)[low], np.repeat(at[text_edge[1:]], sizes)
+    )
+    last = np.where(high > low, finish[high - 1], first)
+    own = np.repeat(at[text_edge[:-1]], sizes)
+    return first - own, last - own, ~differs
+
+
+def _utf8_size(points: np.ndarray) -> np.ndarray:
+    "Bytes of each code point."
+    return 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
 
 # %% ../nbs/22_intrinsic.ipynb #13e7716a
 # what is counted in each text; all ratios are quotients of weighted sums of these
@@ -911,7 +1009,7 @@ metric_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/22_intrinsic.ipynb #1b3a1af8
+# %% ../nbs/22_intrinsic.ipynb #abdf2e6e
 @dataclass(frozen=True)
 class _Ratio:
     "A metric that is a quotient of weighted sums over texts."
@@ -919,8 +1017,8 @@ class _Ratio:
     name: str
     unit: str
     aggregation: str
-    part: dict[str, float]  # Weights of `_sums`
-    whole: dict[str, float]
+    part: Mapping[str, float]  # Weights of `_sums`
+    whole: Mapping[str, float]
     n: str  # Which sum is its number of units
 
 
