@@ -74,8 +74,8 @@ class Lab:
     folder: Path
 
     def url(self, notebook: str) -> str:
-        """Address of a notebook in single-document view."""
-        return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}"
+        """Address of a notebook in a fresh workspace: what an earlier test left open must not come back."""
+        return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}&reset"
 
 
 @dataclass
