@@ -1,0 +1,295 @@
+"""A killed run loses nothing and does nothing twice; writers never disturb each other; damage is found and costs one cell."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from celljobs import die, square, weights
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toksuite_nb.core import derive_rng
+from toksuite_nb.run import (
+    Cell,
+    InProcess,
+    Processes,
+    ResultStore,
+    code_version,
+    collect,
+    decode_value,
+    encode_value,
+    read_plan,
+    run_cells,
+    slurm_script,
+    write_plan,
+)
+
+HERE = Path(__file__).parent
+KILLS = int(os.environ.get("TOKSUITE_KILLS", "5"))
+
+
+def squares(n: int, **inputs: object) -> list[Cell]:
+    return [Cell(square, {"i": i, **inputs}, group=str(i % 3)) for i in range(n)]
+
+
+def plan_command(plan: Path, store: Path, workers: int) -> list[str]:
+    return [sys.executable, "-m", "toksuite_nb.run", "plan", str(plan), str(store), "--workers", str(workers)]
+
+
+def plan_environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_at_random_moments_gives_what_an_undisturbed_run_gives(tmp_path: Path, workers: int) -> None:
+    log, store, plan = tmp_path / "log", tmp_path / "store", tmp_path / "plan.jsonl"
+    log.touch()
+    # the log is an output, so it goes in as text: a path would be part of what names the cell
+    cells = squares(200, seconds=0.02, log=str(log))
+    write_plan(cells, plan)
+    rng = derive_rng(0, "kill", workers)
+    for _ in range(KILLS):
+        before = log.stat().st_size
+        process = subprocess.Popen(
+            plan_command(plan, store, workers),
+            env=plan_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while log.stat().st_size == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finished = subprocess.run(
+        plan_command(plan, store, workers), env=plan_environment(), capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    run_cells(cells, tmp_path / "quiet", show_progress=False)
+    assert collect(cells, store).equals(collect(cells, tmp_path / "quiet"))
+    begun = Counter(log.read_text().split())
+    # the undisturbed run above began each cell once more
+    assert sum(begun.values()) <= 2 * 200 + KILLS * max(1, workers)
+    assert max(begun.values()) <= 2 + KILLS
+    assert len(ResultStore(store).damaged()) <= KILLS * max(1, workers)
+
+
+def test_eight_writers_lose_and_tear_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys; from toksuite_nb.run import ResultStore\n"
+        "store, w = ResultStore(sys.argv[1]), int(sys.argv[2])\n"
+        "for i in range(1250): store.put(f'{w * 1250 + i:032x}', {'i': i, 'text': 'x' * (i % 977)})\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(w)]) for w in range(8)]
+    assert [writer.wait() for writer in writers] == [0] * 8
+    store = ResultStore(tmp_path)
+    assert (len(store), store.damaged().height) == (10_000, 0)
+    assert all(store.get(f"{k:032x}")["i"] == k % 1250 for k in range(0, 10_000, 97))
+
+
+def test_overhead_of_a_cell_and_finding_ten_thousand_again(tmp_path: Path) -> None:
+    cells = [Cell(square, {"i": i}) for i in range(10_000)]
+    began = time.process_time()
+    run_cells(cells, tmp_path, show_progress=False)
+    assert (time.process_time() - began) / 10_000 < 3e-3
+    began = time.process_time()
+    report = run_cells([Cell(square, {"i": i}) for i in range(10_000)], tmp_path, show_progress=False)
+    assert time.process_time() - began < 2
+    assert report["state"].unique().to_list() == ["found"]
+
+
+def test_all_executors_give_the_same_frame_and_a_dead_worker_fails_only_its_cell(tmp_path: Path) -> None:
+    cells = squares(30)
+    run_cells(cells, tmp_path / "a", show_progress=False)
+    report = run_cells(
+        [*cells, Cell(die, {"i": 1})], tmp_path / "b", executor=Processes(2), on_error="keep", show_progress=False
+    )
+    assert report.filter(pl.col("state") == "failed")["function"].to_list() == ["celljobs:die"]
+    assert "exit status -9" in report.filter(pl.col("state") == "failed")["error"][0]
+    assert collect(cells, tmp_path / "a").equals(collect(cells, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_a_flipped_byte_costs_one_cell(tmp_path: Path, where: float) -> None:
+    cells = squares(20)
+    run_cells(cells, tmp_path, show_progress=False)
+    part = next(tmp_path.glob("*.cells"))
+    data = bytearray(part.read_bytes())
+    at = int(len(data) * where)
+    data[at + (data[at] == 10)] ^= 0x04
+    part.write_bytes(data)
+    store = ResultStore(tmp_path)
+    assert (len(store), store.damaged().height) == (19, 1)
+    report = run_cells(cells, store, show_progress=False)
+    assert report["state"].value_counts().sort("state")["count"].to_list() == [1, 19]
+
+
+def test_a_damaged_line_break_costs_nothing(tmp_path: Path) -> None:
+    run_cells(squares(20), tmp_path, show_progress=False)
+    part = next(tmp_path.glob("*.cells"))
+    lines = part.read_bytes().split(b"\n")
+    part.write_bytes(b"\n".join(lines[:5]) + b"\x0e" + b"\n".join(lines[5:]))
+    assert collect(squares(20), tmp_path).height == 20
+
+
+def test_a_truncated_file_costs_one_cell(tmp_path: Path) -> None:
+    cells = squares(20)
+    run_cells(cells, tmp_path, show_progress=False)
+    part = next(tmp_path.glob("*.cells"))
+    os.truncate(part, part.stat().st_size - 7)
+    store = ResultStore(tmp_path)
+    assert (len(store), store.damaged()["what"].to_list()) == (19, ["unfinished line"])
+    run_cells(cells, store, show_progress=False)
+    assert collect(cells, store).height == 20
+
+
+def in_child(program: str, folder: Path) -> str:
+    """What a program prints that has limits of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=plan_environment(), capture_output=True, text=True, timeout=60
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_full_disk_is_reported_and_the_rest_is_whole(tmp_path: Path) -> None:
+    answer = in_child(
+        "import resource, signal, sys; from test_run import run_cells, squares\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "run_cells(squares(200), sys.argv[1], show_progress=False)\n",
+        tmp_path,
+    )
+    assert "ResultStore.put" in answer and "make room" in answer, answer
+    store = ResultStore(tmp_path)
+    assert 0 < len(store) < 200
+    assert run_cells(squares(200), store, show_progress=False)["state"].is_in(["found", "computed"]).all()
+    assert collect(squares(200), tmp_path).height == 200
+
+
+def test_a_store_goes_on_after_a_line_that_was_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = ResultStore(tmp_path), os.write
+
+    def short(handle: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", full)
+        return real(handle, data[:20])
+
+    def full(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store.put("a" * 32, 1)
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(OSError, match="No space left"):
+        store.put("b" * 32, 2)
+    monkeypatch.setattr(os, "write", real)
+    store.put("c" * 32, 3)
+    again = ResultStore(tmp_path)
+    assert sorted(again._found) == ["a" * 32, "c" * 32] and again.get("c" * 32) == 3 == store.get("c" * 32)
+    assert again.damaged().height == 1
+
+
+def test_a_read_only_folder_can_be_read_and_says_so_when_written(tmp_path: Path) -> None:
+    run_cells(squares(3), tmp_path, show_progress=False)
+    os.chmod(tmp_path, 0o555)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == Path.home().owner() and folder != Path("/") and folder != Path("/tmp"):
+            os.chmod(folder, folder.stat().st_mode | 0o555)
+
+    answer = in_child(
+        "import os, sys; from toksuite_nb.run import ResultStore\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "store = ResultStore(sys.argv[1]); store.put('d' * 32, len(store))\n",
+        tmp_path,
+    )
+    os.chmod(tmp_path, 0o755)
+    assert "ResultStore.put" in answer and "allow writing" in answer, answer
+    assert len(ResultStore(tmp_path)) == 3
+
+
+def test_a_key_with_two_values_is_an_error(tmp_path: Path) -> None:
+    first, second = ResultStore(tmp_path / "a"), ResultStore(tmp_path / "b")
+    first.put("a" * 32, 1)
+    second.put("a" * 32, 2)
+    second.put("b" * 32, 3)
+    merged = first.merge(tmp_path / "b")
+    assert merged.get("b" * 32) == 3
+    with pytest.raises(ValueError, match="a key has one value"):
+        merged.get("a" * 32)
+
+
+def test_two_models_never_share_a_result(tmp_path: Path) -> None:
+    for name, content in (("first", "1"), ("second", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(content)
+    first, second = (Cell(weights, {"model": tmp_path / name}) for name in ("first", "second"))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "model.safetensors").write_text("1")
+    assert first.key != second.key
+    assert first.key == Cell(weights, {"model": tmp_path / "copy"}).key
+
+
+def test_code_version_follows_the_modules_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "low.py").write_text("def f():\n    return 1\n")
+    (package / "other.py").write_text("x = 1\n")
+    (package / "high.py").write_text("from pack.low import f\n\n\ndef g():\n    return f()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from pack.high import g
+
+    def version() -> str:
+        code_version.cache_clear()
+        return code_version(g)
+
+    before = version()
+    (package / "other.py").write_text("x = 2\n")
+    assert version() == before
+    (package / "low.py").write_text("def f():\n    return 2\n")
+    assert version() != before
+
+
+def test_shards_cover_a_plan_once(tmp_path: Path) -> None:
+    plan = write_plan(squares(23), tmp_path / "plan.jsonl")
+    keys = [cell.key for i in range(1, 6) for cell in read_plan(plan, shard=f"{i}/5")]
+    assert len(keys) == 23 and sorted(keys) == sorted(cell.key for cell in squares(23))
+    with pytest.raises(ValueError, match="1 <= i <= n"):
+        read_plan(plan, shard="6/5")
+    assert "#SBATCH --array=1-5" in slurm_script(plan, tmp_path, shards=5)
+
+
+def test_a_plan_can_only_call_cell_functions(tmp_path: Path) -> None:
+    line = json.dumps({"key": "0" * 32, "function": "os:system", "group": "", "inputs": {"command": "true"}})
+    (tmp_path / "plan.jsonl").write_text(line + "\n")
+    with pytest.raises(TypeError, match="may only call cell functions"):
+        read_plan(tmp_path / "plan.jsonl")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(plain)
+def test_plain_values_come_back_as_they_were(value: object) -> None:
+    assert decode_value(json.loads(json.dumps(encode_value(value)))) == value
+
+
+def test_what_cannot_be_stored_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot store a set"):
+        encode_value({"x": {1, 2}})
+    with pytest.raises(ValueError):
+        encode_value(np.array([object()]))
+    with pytest.raises(ValueError, match="on_error"):
+        run_cells([], "unused", executor=InProcess(), on_error="ignore")  # type: ignore[arg-type]
