@@ -10,7 +10,7 @@ ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
 ARGS   ?=
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo lab test lint types sync notebooks unit browser docs bench readme outputs suite clean
+.PHONY: demo lab test lint types sync notebooks unit browser docs bench readme outputs suite study clean
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -70,5 +70,8 @@ outputs: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
 suite: $(VENV)/.ready
 	$(BIN)/python -c "from toksuite_nb.suite import retrain; retrain('data/suite')"
+# about ten minutes on two quiet cores; goes on where it was stopped
+study: $(VENV)/.ready
+	$(BIN)/python -c "from toksuite_nb.study import remake_study; remake_study('data/study')"
 clean:
 	rm -rf $(VENV) build dist _proc _docs *.egg-info docs/_static/vendor

@@ -33,7 +33,9 @@ setup(
     package_data={"toksuite_nb": ["py.typed"]} | {name: ["*"] for name in names},
     include_package_data=False,
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("models", "lab", "dev", "bench", "docs")},
+    extras_require={
+        extra: cfg[f"{extra}_requirements"].split() for extra in ("models", "lab", "harness", "dev", "bench", "docs")
+    },
     python_requires=">=" + cfg["min_python"],
     entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,

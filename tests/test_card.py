@@ -68,6 +68,24 @@ def characters(fallback):
     return backend
 
 
+def wordpiece(longest):
+    backend = Backend(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=longest))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=["[UNK]"], show_progress=False)
+    backend.train_from_iterator([*WORDS, *NUMBERS, *["A B E H I T THE \u00e9 \u00f1 \u00fc \u2019"] * 50], trainer)
+    return backend
+
+
+def limited():
+    backend = byte_bpe()
+    backend.enable_truncation(3)
+    backend.enable_padding(length=10)
+    return backend
+
+
 def digits(pattern):
     return [pre_tokenizers.Split(Regex(pattern), "isolated")]
 
@@ -76,15 +94,20 @@ NORMAL = {
     "normal form": "none",
     "case": "kept",
     "accents": "kept",
+    "characters replaced": "none",
     "white space": "kept",
     "prefix space": "none",
+    "text put around": "none",
+    "spaces put inside": "none",
     "invisible characters": "kept",
     "unknown characters": "bytes",
+    "long words": "cut up",
     "digits": "by merges",
     "merges across spaces": "none",
     "added special tokens": "none",
     "double BOS": "none",
     "text that spells a special token": "read as text",
+    "truncation and padding": "none",
     "round trip": "exact",
     "unreachable tokens": "none",
     "partial characters": "single bytes only",
@@ -179,6 +202,74 @@ ZOO = {
         lambda: byte_bpe(corpus=["中国的首都是北京 天空是蓝色的"] * 60, size=500),
         {"partial characters": "present"},
     ),
+    "long words": (
+        lambda: wordpiece(4),
+        {
+            "white space": "dropped",
+            "unknown characters": "unknown token",
+            "long words": "unknown beyond 4 characters",
+            "digits": "single digits",
+            "unreachable tokens": "present",
+            "partial characters": "none",
+        }
+        | LOSSES,
+    ),
+    "text in front": (lambda: byte_bpe(normalizers.Prepend("_")), {"text put around": "'_' in front"} | LOSSES),
+    "straight quotes": (lambda: byte_bpe(normalizers.Replace("\u2019", "'")), {"characters replaced": "present"}),
+    "zeros": (
+        lambda: byte_bpe(normalizers.Replace(Regex(r"\d"), "0")),
+        {"characters replaced": "present", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "no symbols": (
+        lambda: byte_bpe(normalizers.Replace(Regex(r"\p{So}"), "")),
+        {"characters replaced": "present", "unknown characters": "dropped"} | LOSSES,
+    ),
+    "spaced ideographs": (
+        lambda: byte_bpe(
+            normalizers.BertNormalizer(
+                clean_text=False, handle_chinese_chars=True, strip_accents=False, lowercase=False
+            )
+        ),
+        {"spaces put inside": "present"} | LOSSES,
+    ),
+    "prefix space and single digits": (
+        lambda: byte_bpe(prefix=True, before=[pre_tokenizers.Digits(individual_digits=True)]),
+        {
+            "prefix space": "added",
+            "spaces put inside": "present",
+            "digits": "single digits",
+            "unreachable tokens": "present",
+        }
+        | LOSSES,
+    ),
+    "lower case, NFD": (
+        lambda: byte_bpe(normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])),
+        {"normal form": "NFD", "case": "lower-cased", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "lower case, NFKC, runs": (
+        lambda: byte_bpe(
+            normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+        ),
+        {
+            "normal form": "NFKC",
+            "case": "lower-cased",
+            "white space": "runs collapsed, line ends become spaces, tabs become spaces",
+            "unreachable tokens": "present",
+        }
+        | LOSSES,
+    ),
+    "length settings": (
+        limited,
+        {"truncation and padding": "cut off at 3 tokens, filled up to 10 tokens"},
+    ),
+    "double start of another name": (
+        lambda: byte_bpe(special=["<|begin|>"], post="<|begin|> <|begin|> $A"),
+        {
+            "added special tokens": "before",
+            "text that spells a special token": "read as special",
+            "double BOS": "always",
+        },
+    ),
     "same bytes": (
         lambda: byte_bpe(added=[" the"]),
         {"tokens with the same bytes": "present", "unreachable tokens": "present"},
@@ -239,7 +330,8 @@ def test_a_tiny_vocabulary_is_unverifiable_and_not_guessed():
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
     frame = tokenizer_card(backend)
     status = dict(zip(frame["finding"], frame["status"], strict=True))
-    for finding in ("normal form", "case", "accents", "white space", "invisible characters", "digits"):
+    for finding in ("normal form", "case", "accents", "characters replaced", "white space", "spaces put inside",
+                    "invisible characters", "long words", "digits"):  # fmt: skip
         assert status[finding] == "unverifiable", f"{finding} was guessed from unknown tokens"
 
 

@@ -133,7 +133,7 @@ def test_pool_of_320_is_just_enough():
     values = np.random.default_rng(0).uniform(size=320)
     assert sorted(select_low_confidence(values)["i"].to_list()) == sorted(np.argsort(values)[:32].tolist())
     with pytest.raises(
-        ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n."
+        ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n, or take"
     ):
         select_low_confidence(values[:319])
     assert select_low_confidence(values[:100], n=10).height == 10
@@ -142,6 +142,30 @@ def test_pool_of_320_is_just_enough():
         pytest.raises(ValueError, match="got 31 of 319"),
     ):
         select_low_confidence([None, *values[1:]])
+
+
+def test_small_pools_need_a_flag_and_say_so():
+    values = np.random.default_rng(0).uniform(size=100)
+    with pytest.warns(UserWarning, match="a pool of 100 is small; its 32 least confident are 32% of it"):
+        least = select_low_confidence(values, small_pool=True)
+    assert sorted(least["i"].to_list()) == sorted(np.argsort(values)[:32].tolist())
+    assert least["share"].unique().to_list() == [0.32] and least["pool"].unique().to_list() == [100]
+    with pytest.raises(ValueError, match=r"got 3 of 31. Enlarge the pool to 320, or lower n\."):
+        select_low_confidence(values[:31], small_pool=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a large pool is drawn from as ever
+        assert select_low_confidence(np.arange(400.0), small_pool=True)["share"][0] == 0.1
+
+
+def test_beginning_of_text_is_not_written_twice():
+    class Marked(Bytes):
+        def __init__(self):
+            super().__init__()
+            self.specials |= {"bos": 3 + ord("^")}
+
+    model = build()
+    once = confidence(model, Marked(), ["abc"], max_new_tokens=3, show=False)
+    assert once.equals(confidence(model, Marked(), ["^abc"], max_new_tokens=3, show=False))
 
 
 def test_value_is_the_published_procedure():

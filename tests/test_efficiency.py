@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from toksuite_nb.efficiency import (
     Calibration,
+    CeilingCurve,
     EfficiencyCurve,
     anchors,
     calibrate,
@@ -19,7 +20,11 @@ from toksuite_nb.efficiency import (
     efficiency_auc_linear,
     efficiency_points,
     efficiency_table,
+    fit_ceiling,
+    fit_power,
     forecast,
+    held_out_errors,
+    interval_coverage,
     labels_needed,
     preset,
     published_curves,
@@ -176,14 +181,78 @@ def test_forecast_in_the_metric_is_the_share_between_its_ends():
 
 def test_intervals_cover_what_they_say():
     x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
-    hits = []
+    table = interval_coverage(x, y, s, level=0.9)
+    held = float(table["held"].to_numpy().mean())
+    assert 0.85 <= held <= 0.95, f"a nominal 90 % band held {held:.3f} of the left-out shares"
+    assert table["held"].to_numpy().min() >= 0.85, "no single budget may be left uncovered"
+    by_hand = []
     for i in range(x.size):
         keep = np.arange(x.size) != i
         band = forecast(
             float(x[i]), calibration=calibrate(x[keep], y[keep], shares=s[keep]), budgets=anchors, level=0.9
         )
-        hits.append((band["low"].to_numpy() <= s[i] + 1e-12) & (s[i] <= band["high"].to_numpy() + 1e-12))
-    assert 0.85 <= np.mean(hits) <= 0.95, f"a nominal 90 % band held {np.mean(hits):.3f} of the left-out shares"
+        by_hand.append((band["low"].to_numpy() <= s[i] + 1e-12) & (s[i] <= band["high"].to_numpy() + 1e-12))
+    assert np.allclose(table["held"].to_numpy(), np.mean(by_hand, axis=0))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_coverage_follows_the_stated_level(level):
+    x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
+    assert abs(interval_coverage(x, y, s, level=level)["held"].to_numpy().mean() - level) <= 0.06
+
+
+def test_bands_from_the_area_alone_do_not_cover():
+    x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
+    assert interval_coverage(x, y, s, basis="auc only")["held"].to_numpy().mean() < 0.65
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 0.5), st.floats(0.05, 0.5), st.floats(2, 2000))
+def test_a_curve_with_a_ceiling_is_found_again(zero, rise, half):
+    true = CeilingCurve(zero, zero + rise, half)
+    budgets = [50, 100, 200, 500, 1000, 2500, 5000]
+    found = fit_ceiling({0: zero, **dict(zip(budgets, true.metric(budgets).tolist(), strict=True))})
+    assert np.allclose(found.metric(budgets), true.metric(budgets), atol=1e-5)
+    assert abs(found.ceiling - true.ceiling) < 1e-3
+
+
+def test_a_curve_with_a_ceiling_rises_and_stays_below_it():
+    curve = CeilingCurve(0.2, 0.8, 100)
+    metric = curve.metric(range(0, 100_000, 37))
+    assert metric[0] == 0.2 and (np.diff(metric) > 0).all() and metric[-1] < 0.8
+    assert curve.examples(0.5) == pytest.approx(100) and curve.examples(0.1) == 0
+    assert curve.examples(0.8) is None and curve.examples(0.95) is None, "the ceiling is never reached"
+
+
+def test_power_fit_finds_its_own_curve_again():
+    budgets = [50, 100, 200, 500, 1000]
+    for auc in (0.2, 0.5, 0.8):
+        shares = EfficiencyCurve(auc).share(budgets)
+        measured = dict(zip(budgets, (0.3 + 0.5 * shares).tolist(), strict=True))
+        assert fit_power({0: 0.3, **measured}, 0.8).auc == pytest.approx(auc, abs=1e-5)
+
+
+def test_the_ceiling_beats_the_power_law_on_held_out_budgets():
+    human = {t: h for t, (_, h, _) in embedded().items()}
+    for seen in (500, 1000):
+        errors = held_out_errors(published_curves(), human, seen=seen)
+        assert errors.height >= 38, "a task was dropped"
+        power, ceiling = np.sqrt((errors.select("power", "ceiling").to_numpy() ** 2).mean(0))
+        assert ceiling < 0.8 * power, f"seen {seen}: {ceiling:.4f} against {power:.4f}"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1))
+def test_held_out_budgets_do_not_take_part_in_the_fit(late):
+    def errors(metric: float) -> np.ndarray:
+        measured = {0: 0.2, 50: 0.35, 100: 0.45, 200: 0.5, 1000: metric}
+        frame = pl.DataFrame({"model": "m", "task": "t", "n": list(measured), "metric": list(measured.values())})
+        frame = frame.with_columns(seed=pl.lit(None, dtype=pl.Int64), metric=pl.col("metric").cast(pl.Float64))
+        return held_out_errors(frame, {"t": 0.9}, seen=500).select("power", "ceiling").to_numpy()[0]
+
+    expected = errors(0.0)  # from zero, the error is the forecast itself
+    assert (expected > 0.5).all()
+    assert np.allclose(errors(late), np.abs(expected - late), atol=1e-9), "the held-out metric moved the fit"
 
 
 def test_interval_without_measured_curves_says_so():
@@ -243,6 +312,16 @@ def test_a_cos_low_result_is_taken_as_it_is():
         (lambda: efficiency_auc({0: 0.2, 50: 0.1}), "must rise above its first value 0.2"),
         (lambda: efficiency_auc({0: 0.2, 50: 71.0}), r"metric 71.0 at n=50. Divide percentages by 100"),
         (lambda: efficiency_auc({0: 0.2, -5: 0.3}), "n=-5"),
+        (lambda: efficiency_auc({0: 0.2, 50: float("nan")}), "metric nan at n=50"),
+        (lambda: efficiency_auc({0: 0.2, 50: 0.3, "50": 0.4}), "each budget must stand once, got .'0', '50', '50'."),
+        (lambda: efficiency_auc({0: 0.2}), r"needs a budget between 50 and 5000, got \[0\]"),
+        (lambda: efficiency_auc({}), r"needs a budget between 50 and 5000, got \[\]"),
+        (lambda: fit_ceiling({0: 0.2, 50: 0.4}), "at least 2 budgets, got .0, 50.. Two parameters need two points"),
+        (lambda: fit_ceiling({50: 0.2, 100: 0.4}), "needs the zero-shot metric"),
+        (lambda: fit_ceiling({0: 1.0, 50: 1.0, 100: 1.0}), "zero-shot must be below 1, got 1"),
+        (lambda: fit_power({0: 0.5, 50: 0.6, 100: 0.7}, 0.4), "the ceiling must lie above zero-shot 0.5"),
+        (lambda: CeilingCurve(0.5, 0.4, 10), "needs 0 <= zero_shot < ceiling <= 1"),
+        (lambda: CeilingCurve(0.2, 0.4, 10).metric([-1]), "budgets must be numbers >= 0, got .-1.0."),
         (lambda: efficiency_auc({0: 0.2, 10: 0.3}), "needs a budget between 50 and 5000, got \\[0, 10\\]"),
         (lambda: forecast(), "needs either cos_low or auc, got neither"),
         (lambda: forecast(1.4, calibration="Llama-3.1-8B"), "cos_low must be a cosine in \\[-1, 1\\], got 1.4"),

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import altair as alt
+import numpy as np
 import polars as pl
 import pytest
 import regex
@@ -14,15 +15,21 @@ from hypothesis import strategies as st
 
 from toksuite_nb.charts import count_chart, drop_chart, efficiency_chart, gram_chart, tokenizer_colours
 from toksuite_nb.core import drop_schema, gram_schema, token_schema
+from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.explorers import (
     EfficiencyExplorer,
+    PerturbationExplorer,
     RobustnessExplorer,
     Scene,
     TokenizerExplorer,
+    Trial,
+    before_after_html,
     edits_html,
     render_scene,
+    render_trial,
 )
-from toksuite_nb.perturb import perturb, perturbations
+from toksuite_nb.items import make_items
+from toksuite_nb.perturb import perturb, perturb_items, perturbations
 from toksuite_nb.tokenizer import load_tokenizer, tokenize
 from toksuite_nb.tokens import TokenStrip, show_bytes, strip_html, strip_rows, text_direction
 
@@ -111,7 +118,8 @@ def test_state_is_json_and_needs_no_network(tokenizers):
     text = "naïve 首 🙂"
     strip = TokenStrip(tokenize([text], tokenizers), text)
     state = strip.get_state()
-    json.dumps({key: state[key] for key in ("text", "rows", "direction", "selection")})
+    json.dumps({key: state[key] for key in ("text", "heads", "direction", "selection")})
+    assert isinstance(state["numbers"], bytes)
     assert not re.search(r"https?://|import\s*\(|^import ", state["_esm"], re.MULTILINE), "the module must load nothing"
     assert "innerHTML" not in state["_esm"], "text may only be set through textContent"
 
@@ -158,6 +166,20 @@ def test_direction_is_that_of_the_first_strong_character():
         "ltr",
         "ltr",
     ]
+
+
+def test_what_is_sent_to_the_page_is_what_the_rows_say(tokenizers):
+    text = "naïve 首 ﷽ 🙂 naïve"
+    strip = TokenStrip(tokenize([text], tokenizers), text, marks={"bytes": {0: "touched", 3: "moved"}})
+    numbers = np.frombuffer(strip.numbers, dtype="<i4").tolist()
+    for head, row in zip(strip.heads, strip.rows, strict=True):
+        n = head["n"]
+        columns, numbers = [numbers[k * n : (k + 1) * n] for k in range(4)], numbers[4 * n :]
+        assert columns[:3] == [row["id"], row["start"], row["end"]]
+        assert [head["words"][k] for k in columns[3]] == row["show"]
+        marked = {str(k): {"t": "touched", "m": "moved"}[m] for k, m in enumerate(head["mark"]) if m != " "}
+        assert (marked, head["kind"], head["bytes"]) == (row["mark"], row["kind"], row["bytes"])
+    assert not numbers
 
 
 def test_a_long_text_takes_linear_time_and_space(tokenizers):
@@ -307,6 +329,96 @@ def test_wrong_arguments_are_explained(tokenizers):
         TokenizerExplorer(tokenizers, lang="xx")
     with pytest.raises(ValueError, match="perturbation must be one for English, got 'nonsense'"):
         TokenizerExplorer(tokenizers, perturbation="nonsense")
+
+
+# what a perturbation does
+
+
+@pytest.fixture
+def perturber(tokenizers):
+    return PerturbationExplorer(tokenizers, text="the quick brown fox", perturbation="adjacent_swap")
+
+
+def test_what_is_shown_is_what_perturb_and_perturb_items_give(tokenizers):
+    trial = Trial("Is it Tokyo or not?", "en", "keyboard_proximity", 0.4, 3)
+    alone = perturb(trial.text, trial.perturbation, "en", seed=3, item_id="explorer", severity=0.4)
+    assert render_trial(trial, tokenizers).fields == {"question": alone}
+    options = ("Tokyo tower", "Kyoto station")
+    item = make_items(
+        [{"item_id": "explorer", "question": trial.text, "choices": list(options), "answer": 1, "lang": "en"}]
+    )
+    for target in ("question", "choices", "both"):
+        (row,) = perturb_items(item, "keyboard_proximity", seed=3, severity=0.4, target=target).to_dicts()
+        fields = render_trial(Trial(trial.text, "en", trial.perturbation, 0.4, 3, options, target), tokenizers).fields
+        assert [edited.text for edited in fields.values()] == [row["question"], *row["choices"]]
+
+
+def test_sliding_changes_the_distance_and_zero_is_the_identity(perturber):
+    distances = []
+    for severity in (0.0, 0.3, 1.0):
+        perturber.severity.set_state({"value": severity})
+        distances.append(perturber.data()["char_distance"][0])
+        assert perturber.seen.fields["question"].undo() == "the quick brown fox"
+    assert distances[0] == 0 < distances[1] < distances[2]
+
+
+def test_what_cannot_be_perturbed_is_said_and_null(perturber):
+    perturber.text.set_state({"value": "12"})
+    assert "adjacent_swap is not applicable" in perturber.message.value
+    assert perturber.data().select("after", "n_edits", "n_target").row(0) == (None, None, None)
+    assert perturber.after.layout.display == "none"
+    perturber.text.set_state({"value": ""})
+    assert "An empty text cannot be perturbed" in perturber.message.value
+    assert "not applicable" not in repr(perturber)
+
+
+def test_a_target_without_options_is_explained(perturber):
+    perturber.target.value = "choices"
+    assert "there are no options, and the target is choices" in perturber.message.value
+    perturber.options.value = "yes please\n\nno thanks"
+    assert [name for _, name in perturber.field.options] == ["question", "choices[0]", "choices[1]"]
+    perturber.field.value = "choices[1]"
+    assert perturber.strip.text == "no thanks"
+    perturber.options.value = "yes please\n"
+    assert perturber.field.value == "question", "a field that is gone must not stay chosen"
+    assert "2 or more" in perturber.message.value or "two or more" in perturber.message.value
+
+
+def test_language_and_family_offer_what_serves_them(perturber):
+    perturber.family.value = "styling"
+    offered = [name for _, name in perturber.perturbation.options]
+    assert set(offered) == set(perturbations("en").filter(category="styling")["name"])
+    assert perturber.perturbation.value in offered
+    perturber.lang.value = "fa"
+    assert [name for _, name in perturber.perturbation.options] == perturbations("fa")["name"].to_list()
+    assert perturber.strip.direction == "ltr", "a text that the user typed must survive a change of language"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_perturbation_explorer_survives_hostile_text(name, perturber):
+    perturber.perturbation.value = "zero_width"
+    perturber.text.set_state({"value": HOSTILE[name]})
+    page = Parsed(perturber._repr_mimebundle_()["text/html"])
+    allowed = {"style", "div", "span", "b", "em", "bdi", "del", "ins", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(page.tags) <= allowed
+    assert perturber.seen.tokens.height, perturber.message.value
+
+
+def test_selections_of_the_perturbation_explorer_are_linked(perturber):
+    perturber.perturbation.value = "uppercase"
+    perturber.strip.selection = [4, 9]
+    assert perturber.strip_after.selection == [4, 9]
+
+
+def test_every_edit_is_marked_in_both_lines_without_colour():
+    edited = EditedText("abcd", (Edit(0, 1, "a", "x"), Edit(2, 3, "c", ""), Edit(4, 4, "", "<e>")))
+    page = before_after_html(edited)
+    before, after = page.split("after</span>")
+    assert (before.count("<del>"), before.count("tks-caret")) == (2, 1)
+    assert (after.count("<ins>"), after.count("tks-caret")) == (2, 1)
+    assert "<e>" not in page
+    many = EditedText("ab" * 2000, tuple(Edit(k, k + 1, "a", "x") for k in range(0, 4000, 2)))
+    assert "and 1,699 more edits" in before_after_html(many)
 
 
 # charts

@@ -5,7 +5,20 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from toksuite_nb import gradients
 from toksuite_nb.gradients import Example, Gram, examples_from_text, gradient_gram, sketch
@@ -13,6 +26,7 @@ from toksuite_nb.gradients import Example, Gram, examples_from_text, gradient_gr
 LINEAR = (torch.nn.Linear, gradients.Conv1D)
 SMALL = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 32}  # fmt: skip
+LONG = {"max_position_embeddings": 256}
 
 
 def build(kind: str) -> torch.nn.Module:
@@ -24,6 +38,9 @@ def build(kind: str) -> torch.nn.Module:
         ),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, pad_token_id=0)),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=4, n_positions=32)),
+        "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**(SMALL | LONG), tie_word_embeddings=False)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**(SMALL | LONG), head_dim=4, sliding_window=16)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**(SMALL | LONG), sliding_window=16)),
     }
     model = models[kind]().double().eval()
     with torch.no_grad():  # fresh norms are all ones and biases all zeros, which would hide mistakes
@@ -92,6 +109,65 @@ def test_gram_equals_explicit_gradients(kind, weights, batch_tokens):
     assert np.allclose(gram.losses, losses, atol=1e-12)
 
 
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("kind", ["gpt-neox", "gemma2", "mistral"])
+@pytest.mark.parametrize("lock_step", [False, True])
+def test_examples_of_one_to_two_hundred_tokens_in_further_architectures(kind, weights, lock_step):
+    rng = np.random.default_rng(2)
+    model = build(kind)
+    examples = [Example(rng.integers(3, 48, n), rng.integers(3, 48, 1 + n % 4)) for n in (1, 2, 9, 40, 197)]
+    options = {"rank": 4, "seed": 3, "show": False, "lock_step": lock_step}
+    gram = gradient_gram(model, examples, weights=weights, **options)
+    expected = reference(model, examples, weights)
+    assert np.abs(gram.dot - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["llama tied, biases", "gpt2", "gemma2"])
+def test_blocks_form_a_chain_and_late_modules_are_found(kind):
+    model = build(kind)
+    with gradients._ready(model):
+        plan = gradients._plan(model, gradients._targets(model, "full", None), "full", some_examples(1)[0])
+    assert len(plan.chain) == 2 and not plan.explicit and not plan.single
+    assert any(m is plan.chain[-1][1].mlp for m in plan.late)
+
+
+def test_inference_tensors_and_frozen_models():
+    model, examples = build("llama"), some_examples(3)
+    usual = gradient_gram(model, examples, rank=4).dot
+    with torch.inference_mode():
+        assert np.array_equal(gradient_gram(model.requires_grad_(False), examples, rank=4).dot, usual)
+        unusable = build("llama")
+    with pytest.raises(ValueError, match="got inference tensors or weights without storage"):
+        gradient_gram(unusable, examples)
+
+
+def test_failure_within_a_pass_leaves_nothing_behind():
+    model, examples = build("llama").train(), some_examples(3)
+    model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    for options in ({}, {"batch_tokens": 20}, {"batch_tokens": 20, "lock_step": True}):
+        handle = model.model.layers[1].mlp.down_proj.register_full_backward_hook(fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            gradient_gram(model, examples, weights="full", show=False, **options)
+        handle.remove()
+        assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+        assert all(p.requires_grad for p in model.parameters()) and all(m.training for m in model.modules())
+        assert all("forward" not in m.__dict__ for m in model.modules())
+        assert [n for n, p in model.named_parameters() if p.grad is not None] == ["lm_head.weight"]
+
+
+def test_half_precision_and_files_on_disk(tmp_path):
+    model, examples = build("llama").bfloat16(), some_examples()
+    kept = gradient_gram(model, examples, rank=4, batch_tokens=1000).dot
+    for options in ({"batch_tokens": 30}, {"lock_step": True, "offload": tmp_path}):
+        other = gradient_gram(model, examples, rank=4, show=False, **options).dot
+        assert np.abs(other - kept).max() < 0.05 * np.abs(kept).max()
+    assert not list(tmp_path.iterdir())
+
+
 def explicit_loss(model: torch.nn.Module, e: Example) -> float:
     with torch.no_grad():
         logp = model(input_ids=torch.tensor([[*e.prompt, *e.answer]])).logits[0].log_softmax(-1)
@@ -101,10 +177,7 @@ def explicit_loss(model: torch.nn.Module, e: Example) -> float:
 @pytest.mark.parametrize("cheap", [True, False])
 @pytest.mark.parametrize("weights", ["seed_free", "full"])
 def test_ghost_and_materialised_layers_agree(monkeypatch, weights, cheap):
-    def choose(factors, n):
-        return cheap or any(f.left.dim() == 1 for f in factors)
-
-    monkeypatch.setattr(gradients, "_cheap_ghost", choose)
+    monkeypatch.setattr(gradients, "_pairs_are_faster", lambda *sizes: cheap)
     model, examples = build("llama"), some_examples()
     assert (
         np.abs(
@@ -269,8 +342,9 @@ class Merging:
         return [[{"a": 1, "b": 2, "x": 3, " ": 4}[c] for c in t.replace("ab", "x")] for t in texts]
 
 
-def test_join_is_cut_at_the_common_prefix():
-    cut = examples_from_text(Merging(), ["ba", "bb", "b"], ["b", " a", "ab"])
+def test_join_is_cut_at_the_byte_where_the_answer_begins():
+    with pytest.warns(UserWarning, match="1 of 3 answers share a token with their prompt"):
+        cut = examples_from_text(Merging(), ["ba", "bb", "b"], ["b", " a", "ab"])
     assert cut == [Example([0, 2], [3]), Example([0, 2, 2], [4, 1]), Example([0, 2], [3])]
     assert examples_from_text(Merging(), ["b"], ["a"], bos=False) == [Example([2], [1])]
 

@@ -33,7 +33,7 @@ SENTENCES = {
     "tr": ["İstanbul'un ışıkları IŞIL ışıl.", "Ankara'nın 1923 yılındaki nüfusu 35000'di."],
     "zh": ["伊朗的首都是德黑兰。", "他花了1234567元买iPhone，对吗？"],
 }
-ZOO = ("bytes", "mistral-spm", "tekken", "bpe", "bpe-nfkc-lower", "unigram", "wordpiece", "object")
+ZOO = ("bytes", "mistral-spm", "tekken", "bpe", "bpe-nfkc-lower", "unigram", "metaspace", "llama-style", "wordpiece", "wordpiece-cased", "object")  # fmt: skip
 
 # letters of five languages, joiners, marks, digits, emoji families, flags, conjuncts, Hangul parts, controls
 ALPHABET = (
@@ -84,6 +84,30 @@ def trained(model, trainer, normalizer=None, byte_level=True):
     return backend
 
 
+def metaspace():
+    made = Backend(models.Unigram())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False
+    )
+    made.train_from_iterator([s for part in SENTENCES.values() for s in part] * 20, trainer)
+    return made
+
+
+def llama_style():
+    tokens = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)], "▁", *"abehlotn", "▁t", "he", "▁the"]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he")]
+    made = Backend(
+        models.BPE({t: i for i, t in enumerate(tokens)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<s>", "</s>"])
+    return made
+
+
 @pytest.fixture(scope="module")
 def zoo() -> dict[str, Tokenizer]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -110,6 +134,14 @@ def zoo() -> dict[str, Tokenizer]:
             byte_level=False,
         ),
         "object": Chunks(),
+        "metaspace": metaspace(),
+        "llama-style": llama_style(),
+        "wordpiece-cased": trained(
+            models.WordPiece(unk_token="[UNK]"),
+            trainers.WordPieceTrainer(vocab_size=400, special_tokens=["[UNK]", "[SEP]"], show_progress=False),
+            normalizers.BertNormalizer(lowercase=False, strip_accents=False),
+            byte_level=False,
+        ),
     }
     builtin = {name: name for name in ("bytes", "mistral-spm", "tekken")}
     return {name: load_tokenizer(spec, name) for name, spec in (builtin | made).items()}
@@ -514,7 +546,7 @@ def test_results_do_not_depend_on_the_hash_seed():
 
 
 def test_compare_has_a_row_per_tokenizer_and_language_and_one_over_all(zoo):
-    wide = compare([zoo["bpe"], zoo["tekken"]], corpus())
+    wide = compare([zoo["bpe"], zoo["tekken"]], corpus(), draws=0).summary
     assert wide.select("tokenizer", "lang").rows() == [
         (t, lang) for t in ("bpe", "tekken") for lang in (*SENTENCES, "all")
     ]
@@ -529,12 +561,41 @@ def test_compare_has_a_row_per_tokenizer_and_language_and_one_over_all(zoo):
     close(
         every["vocab_utilisation"], table(long, tokenizer="tekken", lang="all")["vocab_utilisation", "pooled"], "pooled"
     )
-    assert compare(["bytes"], ["a"], lang="en", metrics=["fertility"]).columns == [
+    assert compare(["bytes"], ["a"], lang="en", metrics=["fertility"]).summary.columns == [
         "tokenizer",
         "lang",
         "vocab_size",
         "fertility",
     ]
+
+
+def test_compare_gives_the_frames_that_its_charts_draw(zoo):
+    named = {"bpe": zoo["bpe"], "tekken": zoo["tekken"]}
+    found = compare(named, corpus(), seed=3)
+    assert found.metrics.equals(intrinsic(corpus(), named, seed=3)) and found.overlap.equals(overlap(named))
+    gini_of = {r["tokenizer"]: r["value"] for r in found.metrics.filter(metric="gini").iter_rows(named=True)}
+    for (name,), curve in found.lorenz.group_by("tokenizer"):
+        tokens = dict(curve.drop_nulls("lang").select("lang", "tokens").iter_rows())
+        for lang, part in SENTENCES.items():
+            close(tokens[lang], float(np.mean([len(ids) for ids in zoo[name].encode(part)])), f"tokens of {lang}")
+        close(1 - 2 * float(np.trapezoid(curve["share"], curve["languages"])), gini_of[name], "area under the curve")
+    assert found.lorenz["tokenizer"].unique(maintain_order=True).to_list() == ["bpe", "tekken"]
+    alone = compare(named, corpus().drop("set_id"), draws=0)
+    assert alone.lorenz.is_empty() and alone.lorenz.columns == found.lorenz.columns
+    assert "tekken" in found._repr_html_() and "tekken" in repr(found)
+
+
+def test_words_are_told_apart_by_more_than_their_ends():
+    lexicon = module._Lexicon(1)
+    rng = np.random.default_rng(0)
+    known = ["".join(rng.choice(list("aé中🇮"), size=n)) for n in [2, 3, 5, 64, 65, 200] * 400]
+    for _ in range(2):
+        text = " ".join(known)
+        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        ends = np.cumsum([len(w) + 1 for w in known]) - 1
+        codes = lexicon.codes_of(text, points, np.stack((ends - [len(w) for w in known], ends)))
+        order = list(lexicon)
+        assert [order[code] for code in codes] == known
 
 
 @pytest.mark.parametrize(

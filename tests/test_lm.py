@@ -11,7 +11,7 @@ import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toksuite_nb.lm import LM, TokenPath, length_buckets, load_lm, token_tree
+from toksuite_nb.lm import LM, TokenPath, length_buckets, load_lm, shared_stems, token_tree
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 V = 64
@@ -66,6 +66,42 @@ MODELS = {
         tf.Gemma2ForCausalLM, tf.Gemma2Config, head_dim=8, sliding_window=9, final_logit_softcapping=3.0, **ROPE
     ),
     "mistral": lambda: build(tf.MistralForCausalLM, tf.MistralConfig, sliding_window=9, **ROPE),
+    "qwen2": lambda: build(tf.Qwen2ForCausalLM, tf.Qwen2Config, **ROPE),
+    "cohere": lambda: build(tf.CohereForCausalLM, tf.CohereConfig, logit_scale=0.3, **ROPE),
+    "gpt-neo": lambda: build(
+        tf.GPTNeoForCausalLM,
+        tf.GPTNeoConfig,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=6,
+    ),
+    "longrope": lambda: build(
+        tf.Phi3ForCausalLM,
+        tf.Phi3Config,
+        pad_token_id=0,
+        max_position_embeddings=4096,
+        original_max_position_embeddings=12,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 4,
+            "long_factor": [3.0] * 4,
+            "original_max_position_embeddings": 12,
+        },
+        **ROPE,
+    ),
+    "falcon-alibi": lambda: build(
+        tf.FalconForCausalLM,
+        tf.FalconConfig,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        alibi=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
     "bloom": lambda: build(tf.BloomForCausalLM, tf.BloomConfig, hidden_size=32, n_layer=2, n_head=4),
     "mamba": lambda: build(tf.MambaForCausalLM, tf.MambaConfig, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
@@ -76,24 +112,30 @@ PACKS = {
     "opt": True,
     "gemma2": True,
     "mistral": True,
+    "qwen2": True,
+    "cohere": True,
+    "gpt-neo": False,
+    "longrope": True,
+    "falcon-alibi": False,
     "bloom": False,
     "mamba": False,
 }
 
 
 def naive(model, path):
-    """Log-probabilities of the scored tokens from one plain forward over one text."""
+    """Log-probabilities of the scored tokens from one plain forward over one text; its last token is scored, not read."""
     with torch.inference_mode():
-        logprobs = model(torch.tensor([path.ids])).logits[0].double().log_softmax(-1)
+        logprobs = model(torch.tensor([path.ids[:-1]])).logits[0].double().log_softmax(-1)
     return np.array([logprobs[i - 1, path.ids[i]].item() for i in range(path.start, len(path.ids))])
 
 
-def random_groups(seed, n=9):
-    """Items whose options share beginnings, are prefixes of each other, or are equal."""
+def random_groups(seed, n=9, shared_prompt=0):
+    """Items whose options share beginnings, are prefixes of each other, or are equal; behind one prompt if asked for."""
     rng = np.random.default_rng(seed)
+    prompt = rng.integers(3, V, shared_prompt).tolist()
     groups = []
     for _ in range(n):
-        context = (1, *rng.integers(3, V, rng.integers(0, 9)).tolist())
+        context = (1, *prompt, *rng.integers(3, V, rng.integers(0, 9)).tolist())
         shared = tuple(rng.integers(3, V, rng.integers(0, 3)).tolist())
         tails = [tuple(rng.integers(3, V, rng.integers(1, 5)).tolist()) for _ in range(3)]
         options = [*(shared + tail for tail in tails), shared + tails[0] + (7,), shared + tails[1]]
@@ -110,6 +152,73 @@ def test_log_probabilities_equal_a_naive_forward_one_by_one(name):
         for path, value in zip(group, values, strict=True):
             error = np.abs(value - naive(model, path)).max()
             assert error < 1e-5, f"{name}: off by {error:.1e}; a branch sees another, or its positions are wrong"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "cohere", "mistral", "bloom", "longrope"])
+def test_a_shared_prompt_is_read_once_and_changes_no_number(name):
+    model, groups = MODELS[name](), random_groups(8, n=6, shared_prompt=300)
+    lm, read, forward = LM(model, Letters()), [], model.forward
+    assert lm.shares is PACKS[name]
+
+    def counted(*args, input_ids, **kwargs):
+        read.append(input_ids.numel())
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    model.forward = counted
+    found = lm.logprobs(groups + random_groups(9, n=2))
+    model.forward = forward
+    once = PACKS[name] and not lm.window and not lm.stretches
+    assert (sum(read) < 2 * 300 + 8 * 60) is once, (
+        f"{name}: {sum(read)} positions were read for six items behind 300 tokens"
+    )
+    for group, values in zip(groups, found, strict=False):
+        for path, value in zip(group, values, strict=True):
+            assert np.abs(value - naive(model, path)).max() < 1e-5, f"{name}: the stem's keys or positions are wrong"
+
+
+def test_stems_are_shared_only_where_they_save_much():
+    long, other = tuple(range(1000, 1600)), tuple(range(2000, 2600))
+    items = [[TokenPath((*head, i, 7), len(head) + 1)] for head in (long, other) for i in range(3)]
+    assert shared_stems(items) == [(600, [0, 1, 2]), (600, [3, 4, 5])]
+    assert shared_stems(items[1:3] + items[3:4]) == []
+    assert shared_stems([[TokenPath((1, 2, 3), 2)]] * 500) == [], "a stem of a token or two saves nothing"
+    assert shared_stems([]) == []
+
+
+def test_log_probabilities_do_not_depend_on_the_pieces_the_logits_are_made_in():
+    model, groups = MODELS["llama"](), random_groups(10)
+    lm = LM(model, Letters())
+    assert lm.lines
+    whole = lm.logprobs(groups)
+    for lines in (1, 3, None):
+        lm.lines = lines
+        for a, b in zip(lm.logprobs(groups), whole, strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_equal_items_run_once():
+    model, group = MODELS["llama"](), random_groups(11, n=1)[0]
+    lm = LM(model, Letters())
+    assert lm.packs and lm.lines
+    rows, forward = [], model.forward
+
+    def counted(*args, input_ids, **kwargs):
+        rows.append(len(input_ids))
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    model.forward = counted
+    a, b, c = lm.logprobs([group, group, group[:2]])
+    assert sum(rows) == 2
+    assert all((x == y).all() for x, y in zip(a, b, strict=True)) and len(c) == 2
+
+
+def test_a_text_may_be_one_token_longer_than_what_the_model_reads():
+    model = build(tf.GPT2LMHeadModel, tf.GPT2Config, n_embd=32, n_layer=1, n_head=4, n_positions=8, bos_token_id=1)
+    path = TokenPath((1, *range(3, 11)), 4)
+    np.testing.assert_allclose(LM(model, Letters()).logprobs([[path]])[0][0], naive(model, path), atol=1e-5)
+    with pytest.raises(ValueError, match="must read at most 8 tokens of a text, got 9"):
+        LM(model, Letters()).logprobs([[TokenPath((1, *range(3, 12)), 4)]])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,7 +254,7 @@ def test_global_state_and_model_are_left_as_they_were():
 def test_the_head_runs_only_where_a_token_is_scored():
     model = MODELS["llama"]()
     lm, seen = LM(model, Letters()), []
-    assert lm.packs
+    assert lm.packs and lm.lines
     context = tuple(range(3, 43))
     paths = [
         TokenPath((1, *context, 50, 51), 41),
@@ -155,8 +264,8 @@ def test_the_head_runs_only_where_a_token_is_scored():
     handle = model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape))
     lm.logprobs([paths])
     handle.remove()
-    assert seen == [torch.Size([1, 2, V])], (
-        f"logits were made for other positions than the two that predict a target: {seen}"
+    assert seen == [torch.Size([1, 1, V]), torch.Size([1, 2, V])], (
+        f"beside the one position of the forward pass, logits were made for others than the two that predict a target: {seen}"
     )
 
 
@@ -185,14 +294,19 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(dtype, tolerance):
             np.testing.assert_allclose(x, y, atol=tolerance)
 
 
-def test_out_of_memory_halves_the_batch():
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_out_of_memory_halves_the_batch(error):
     model, groups = MODELS["llama"](), random_groups(5)
     expected, forward, sizes = LM(model, Letters()).logprobs(groups), model.forward, []
 
     def small(*args, input_ids, **kwargs):
         sizes.append(len(input_ids))
         if len(input_ids) > 2:
-            raise torch.OutOfMemoryError("pretended")
+            raise error
         return forward(*args, input_ids=input_ids, **kwargs)
 
     model.forward = small
@@ -206,7 +320,7 @@ def test_out_of_memory_halves_the_batch():
 def test_one_item_too_large_for_memory_is_a_clear_error():
     model = MODELS["llama"]()
     lm = LM(model, Letters())
-    assert lm.packs
+    assert lm.packs and lm.lines
 
     def none(*args, **kwargs):
         raise torch.OutOfMemoryError("pretended")

@@ -1,10 +1,13 @@
 """Promises that every registered perturbation keeps in every language it serves, on sentences and on hostile text."""
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import blake2b
@@ -21,6 +24,8 @@ from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.perturb import (
     NotApplicable,
     Perturbation,
+    edit_rows,
+    free_places,
     get_perturbation,
     nested_sample,
     not_applied,
@@ -189,6 +194,53 @@ def test_promises_hold_on_any_text(name, lang, data):
         before = result
     again = perturb(text, name, lang, seed=seed, severity=1.0, protect=protect)
     assert again == result, "the same call must give the same edits"
+
+
+@pytest.mark.parametrize(("name", "lang"), pairs)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_the_normal_form_of_a_text_does_not_matter(name, lang, data):
+    text = unicodedata.normalize("NFC", data.draw(texts_of(lang)))
+    apart = unicodedata.normalize("NFD", text)
+    if [unicodedata.normalize("NFC", part) for part in graphemes(apart)] != graphemes(text):
+        return  # the two forms have other graphemes
+    for severity in (0.4, 1.0):
+        one, other = (perturb(t, name, lang, seed=2, severity=severity) for t in (text, apart))
+        if isinstance(one, EditedText) and isinstance(other, EditedText):
+            assert [(e.start, e.end) for e in one.edits] == [(e.start, e.end) for e in other.edits], (
+                "a rule works on one form only"
+            )
+            same = [unicodedata.normalize("NFC", e.text) for e in (one, other)]
+            assert same[0] == same[1]
+            assert apart == text or unicodedata.is_normalized("NFD", other.text)
+            check_promises(apart, other, get_perturbation(name).protects)
+        else:
+            assert isinstance(one, NotApplicable) == isinstance(other, NotApplicable)
+
+
+@pytest.mark.parametrize(
+    ("name", "lang", "text", "wanted"),
+    [
+        ("orthographic_errors", "tr", "ineğin", "inekin"),
+        ("grammatical_errors", "tr", "sekiz küçük köylü için", None),
+        ("date_formats", "tr", "3 Ağustos", "3 Ağu"),
+        ("optional_diacritics", "tr", "rüzgâr", "rüzgar"),
+        ("plausible_diacritics_errors", "it", "perché", "perchè"),
+        ("contractions", "it", "dove è", "dov'è"),
+        ("phonetic_spelling", "it", "perché", "xké"),
+        ("emoji_substitution", "tr", "ağaç", "🌳"),
+        ("romanization", "fa", "آسمان", "aseman"),
+        ("optional_diacritics", "fa", "آسمان", "آسِمان"),
+        ("emoji_substitution", "fa", "آب", "💧"),
+    ],
+)
+def test_rules_of_words_find_decomposed_words(name, lang, text, wanted):
+    made = {form: perturb(unicodedata.normalize(form, text), name, lang, seed=0) for form in ("NFC", "NFD")}
+    if wanted is not None:
+        assert {form: m.text for form, m in made.items()} == {
+            form: unicodedata.normalize(form, wanted) for form in made
+        }
+    assert bool(isinstance(made["NFC"], EditedText)) == bool(isinstance(made["NFD"], EditedText))
 
 
 @given(data=st.data())
@@ -470,17 +522,56 @@ def test_a_shortage_of_variants_is_stated():
 
 
 @pytest.mark.parametrize(
-    ("choices", "reason"),
+    ("name", "choices", "reason"),
     [
-        (["US", "us", "it", "we"], "not every option can be perturbed"),
-        (["us", "uS", "it", "we"], "two options would be the same"),
-        (["12", "red", "green", "black"], "not every option can be perturbed"),
+        ("uppercase", ["us", "uS", "it", "we"], "two options would be the same"),
+        ("uppercase", ["US", "us", "it", "we"], "two options would be the same"),
+        ("uppercase", ["US", "12", "A", "B"], "no lower-case letter"),
+        ("keyboard_proximity", ["12", "red", "green", "black"], "not every option can be perturbed: no letter that"),
     ],
 )
-def test_options_are_perturbed_all_or_none_and_stay_distinct(choices, reason):
-    made = perturb_items(frame(item(choices=choices)), "uppercase", target="choices")
+def test_options_are_perturbed_alike_and_stay_distinct(name, choices, reason):
+    made = perturb_items(frame(item(choices=choices)), name, target="choices")
     assert made["choices"].to_list() == [None] and made["question"].to_list() == [None]
-    assert made["reason"][0].startswith(reason)
+    assert made["edits"].to_list() == [None] and made["reason"][0].startswith(reason)
+
+
+def test_an_option_that_is_already_as_the_rule_writes_stays():
+    made = perturb_items(frame(item(choices=["12", "red", "green", "BLACK"])), "uppercase", target="both")
+    assert made["choices"].to_list() == [["12", "RED", "GREEN", "BLACK"]]
+    turkish = item(lang="tr", question="Gökyüzünün rengi", choices=["mavidir", "kırmızıdır", "sarıdır", "beyazdır"])
+    typed = perturb_items(frame(turkish), "ascii_keyboard", target="both")
+    assert typed.select("question", "choices").rows() == [
+        ("Gokyuzunun rengi", ["mavidir", "kirmizidir", "saridir", "beyazdir"])
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_writer_has_the_same_habits_in_question_and_options(seed):
+    accents = item(lang="it", question="La città con più caffè è", choices=["Forlì", "Nardò", "Cefalù", "Agliè"])
+    (row,) = perturb_items(frame(accents), "ascii_keyboard", seed=seed, target="both").rows(named=True)
+    marks = {text.count("'") > 0 for text in (row["question"], *row["choices"])}
+    assert len(marks) == 1, f"an apostrophe for some accents, nothing for others: {row['question']}, {row['choices']}"
+    dates = item(
+        lang="it", question="Due giorni dopo il 3 agosto 2025", choices=[f"{d} agosto 2025" for d in (5, 6, 7, 8)]
+    )
+    (row,) = perturb_items(frame(dates), "date_formats", seed=seed, target="both").rows(named=True)
+    shapes = {re.sub(r"\d", "0", choice) for choice in row["choices"]}
+    assert len(shapes) == 1 and re.sub(r"\d", "0", row["question"]).endswith(shapes.pop().lstrip("0")), row
+    numbers = item(question="300,000 and 200,000 are", choices=["500,000", "400,000", "600,000", "100,000"])
+    (row,) = perturb_items(frame(numbers), "numerical_formats", seed=seed, target="both").rows(named=True)
+    forms = {re.sub(r"\d", "", text.split()[0].replace("000", "")) for text in row["choices"]}
+    assert len(forms) == 1 and row["answer"] == 0, f"the format of an option tells it from the others: {row['choices']}"
+    prices = item(question="It costs $5, not", choices=["$3", "$4", "$6", "$7"])
+    (row,) = perturb_items(frame(prices), "currency_symbols", seed=seed, target="both").rows(named=True)
+    assert len({re.sub(r"\d", "0", choice) for choice in row["choices"]}) == 1
+
+
+def test_slips_of_question_and_options_are_drawn_apart():
+    words = item(question="abcdefgh", choices=["abcdefgh x", "abcdefgh y", "abcdefgh z", "abcdefgh w"])
+    rows = perturb_items(frame(words), "keyboard_proximity", variants=8, severity=0.1, target="both")
+    slips = [edit for row in rows["edits"] for edit in row if edit["start"] < 8]
+    assert len({(edit["start"], edit["target"]) for edit in slips}) > 4
 
 
 def test_no_option_becomes_another_option(toy):
@@ -550,16 +641,40 @@ def test_the_catalogue_shows_an_example_of_each():
 
 def test_places_are_sampled_like_candidates(toy):
     def rule(text, lang, rng, severity):
-        def make(start, end, where, what):
-            return Edit(start, end, text[start:end], "XYZ"[int(what * 3)])
-
-        return sample_places(text, [(i, i + 1) for i, c in enumerate(text) if c.islower()], make, rng, severity)
+        places = free_places(text, [(i, i + 1) for i, c in enumerate(text) if c.islower()])
+        taken = sample_places(len(places), rng, severity)
+        return edit_rows(text, [(*places[k], "XYZ"[int(what * 3)]) for k, what, _ in taken])
 
     toy(rule)
     text = "ab cd $e$ fgh http://i.jk"
     made = [perturb(text, "toy", "en", seed=4, severity=s, protect="g") for s in steps[1:]]
     assert [len(m.edits) for m in made] == [1, 3, 6], "formula, URL and the user's letter are no places"
     assert set(made[0].edits) < set(made[1].edits) < set(made[2].edits)
+
+
+@pytest.mark.parametrize("count", [0, 1, 30, 99, 100, 1000])
+def test_samples_of_places_are_nested_even_and_fair(count):
+    drawn = [sample_places(count, derive_rng(0, count), share) for share in (0, 1e-9, 0.1, 0.3, 0.9, 1)]
+    assert [len(d) for d in drawn] == [0, min(count, 1), *(-(-count * tenth // 10) for tenth in (1, 3, 9)), count]
+    for smaller, larger in pairwise(drawn):
+        assert set(smaller) <= set(larger) and larger == sorted(larger), "a place drew other numbers"
+    if count >= 30:
+        first = [sample_places(count, derive_rng(seed), 0.1) for seed in range(400)]
+        hits = [sum(i < count / 2 for i, _, _ in d) / len(d) for d in first]
+        assert abs(sum(hits) / 400 - 0.5) < 0.05, "places at the beginning are preferred"
+        numbers = [n for d in first for _, *pair in d for n in pair]
+        assert all(0 <= n < 1 for n in numbers) and abs(sum(numbers) / len(numbers) - 0.5) < 0.03
+
+
+def test_edits_are_made_where_they_are_asked_for_and_then_are_like_any_other():
+    made = perturb("The color of the sky is", "keyboard_proximity", "en", seed=0, severity=0.5)
+    again = EditedText(made.source, made.edits)
+    assert made == again and hash(made) == hash(again) and repr(made) == repr(again)
+    assert pickle.loads(pickle.dumps(made)) == made and copy.deepcopy(made).spans.equals(again.spans)
+    fresh = perturb("The color of the sky is", "keyboard_proximity", "en", seed=0, severity=0.5)
+    assert pickle.loads(pickle.dumps(fresh)).edits == made.edits
+    with pytest.raises(AttributeError):
+        _ = made.no_such_thing
 
 
 def test_variants_of_one_text_are_distinct_or_their_number_is_stated():

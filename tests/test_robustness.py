@@ -287,19 +287,23 @@ def test_what_cannot_be_known_is_null():
     ]
 
 
-def test_results_depend_on_seed_and_names_not_on_order_or_company():
+@pytest.mark.parametrize("interval", ["adjusted", "percentile", "bca"])
+def test_results_depend_on_seed_and_names_not_on_order_or_company(interval):
     items = make_items(30, names=("shout", "whisper"))
     rng = np.random.default_rng(5)
     a, b = (make_verdicts(items, rng.integers(0, 2, items.height), model=m) for m in "ab")
-    both = drops(pl.concat([a, b]), items, seed=7)
+    both = drops(pl.concat([a, b]), items, seed=7, interval=interval)
     key = ["model", "perturbation", "lang"]
-    swapped = drops(pl.concat([b, a]), items.sort("item_id", descending=True), seed=7).sort(key)
+    swapped = drops(pl.concat([b, a]), items.sort("item_id", descending=True), seed=7, interval=interval).sort(key)
     assert both.sort(key).equals(swapped), "order of rows changed a result"
     columns = ["model", "perturbation", "lang", "low", "high"]
-    assert drops(a, items, seed=7).select(columns).equals(both.filter(model="a").select(columns)), (
+    assert drops(a, items, seed=7, interval=interval).select(columns).equals(both.filter(model="a").select(columns)), (
         "another model changed an interval"
     )
-    assert not drops(a, items, seed=8).select("low", "high").equals(drops(a, items, seed=7).select("low", "high"))
+    drawn = interval != "adjusted"  # which needs no draws
+    assert drawn != drops(a, items, seed=8, interval=interval).select("low", "high").equals(
+        drops(a, items, seed=7, interval=interval).select("low", "high")
+    )
 
 
 def test_equal_models_get_equal_intervals():
@@ -319,12 +323,16 @@ def test_variants_of_a_set_are_not_independent_evidence():
     def fails(row):
         return row["perturbation"] != "canonical" and int(row["set_id"][1:]) % 3 == 0
 
-    widths = []
-    for items in (single, many):
-        credit = [0.0 if fails(row) else 1.0 for row in items.iter_rows(named=True)]
-        cell = drops(make_verdicts(items, credit), items, seed=0, pooled=False).row(0, named=True)
-        widths.append(cell["high"] - cell["low"])
-    assert widths[1] == pytest.approx(widths[0], abs=1e-9), "nine equal variants of a set narrowed the interval"
+    for interval in ("adjusted", "percentile", "bca"):
+        widths = []
+        for items in (single, many):
+            credit = [0.0 if fails(row) else 1.0 for row in items.iter_rows(named=True)]
+            cell = drops(make_verdicts(items, credit), items, seed=0, pooled=False, interval=interval).row(
+                0, named=True
+            )
+            widths.append(cell["high"] - cell["low"])
+        assert widths[1] >= widths[0] - 1e-9, f"nine equal variants of a set narrowed the interval ({interval})"
+        assert widths[1] <= widths[0] * (1.1 if interval == "adjusted" else 1 + 1e-9)
 
 
 def test_a_missing_canonical_verdict_is_an_error():

@@ -12,9 +12,11 @@ from tokenizers import decoders as backend_decoders
 from tokenizers import models, pre_tokenizers, processors, trainers
 
 from toksuite_nb.core import check_frame, item_schema, score_schema
+from toksuite_nb.items import load_benchmark
 from toksuite_nb.lm import LM
 from toksuite_nb.robustness import verdicts
-from toksuite_nb.score import audit_specials, choice_scores, score
+from toksuite_nb.score import audit_specials, choice_scores, predictions, rule_changes, score, score_rules
+from toksuite_nb.suite import load_suite
 from toksuite_nb.tokenizer import load_tokenizer
 
 CORPUS = [
@@ -302,3 +304,169 @@ def test_lengths_are_code_points_and_bytes_of_the_option_alone():
     values = choice_scores(scores, norm=["sum", "byte"])
     assert values["norm"].unique(maintain_order=True).to_list() == ["sum", "byte"]
     np.testing.assert_allclose(values.filter(norm="byte")["value"], scores["loglikelihood"] / scores["n_bytes"])
+
+
+def zoo():
+    "Tokenizers of every kind: bytes, real ones, learnt ones, one that merges across spaces, one whose library appends a token."
+    yield from (load_tokenizer(name) for name in ("bytes", "tekken", "mistral-spm"))
+    yield from (own.tokenizer for own in load_suite().values())
+    yield load_tokenizer(bpe(True), name="across spaces")
+    yield load_tokenizer(bpe(False, closing=True), name="closing")
+
+
+def test_exact_scores_exactly_the_bytes_of_delimiter_and_option_for_every_tokenizer_of_the_zoo():
+    items = load_benchmark("embedded").gather_every(17)
+    questions = {row["item_id"]: row for row in items.iter_rows(named=True)}
+    merged = {}
+    for tokenizer in zoo():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = tf.LlamaConfig(
+                vocab_size=tokenizer.vocab_size,
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+            )
+            model = tf.LlamaForCausalLM(config)
+        scores = score(model, tokenizer, items, name="tiny", show_progress=False)
+        merged[tokenizer.name] = (scores["boundary"] == "merged").any()
+        for row in scores.iter_rows(named=True):
+            item = questions[row["item_id"]]
+            question, option = item["question"].encode(), (item["delimiter"] + item["choices"][row["choice"]]).encode()
+            cut = tokenizer.cut(item["question"] + item["delimiter"] + item["choices"][row["choice"]])
+            first = row["n_context"] - (row["bos"] is not None)
+            assert len(cut.ids) == first + row["n_tokens"], "tokens were dropped or added"
+            begin = len(question) - row["tail_bytes"]
+            assert max(cut.end[:first], default=0) <= begin, (
+                f"{tokenizer.name}: a byte of the scored text is in the context"
+            )
+            # a space that the tokenizer keeps in no token is in no scored token either
+            assert (question + option)[begin : cut.start[first]].strip() == b"", (
+                f"{tokenizer.name}: scoring begins too late"
+            )
+        tails = scores.group_by("item_id").agg(pl.col("tail_bytes").n_unique())
+        assert (tails["tail_bytes"] == 1).all(), (
+            f"{tokenizer.name}: options of one item are scored with different tails"
+        )
+    assert merged["across spaces"] and not merged["closing"] and not merged["bytes"]
+
+
+def test_batches_of_1_7_and_64_items_and_packing_agree_in_every_number_and_verdict():
+    items = load_benchmark("embedded").gather_every(12)
+    for own in load_suite(names=["bpe", "wordpiece"]).values():
+        reference = score(own.model, own.tokenizer, items, show_progress=False)
+        answers = predictions(reference)
+        for packing in (True, False):
+            lm = LM(own.model, own.tokenizer, packing=packing, name=reference["model"][0])
+            for size in (1, 7, 64):
+                parts = [score(lm, None, part, show_progress=False) for part in items.iter_slices(size)]
+                found = pl.concat(parts)
+                apart = (found["loglikelihood"] - reference["loglikelihood"]).abs().max()
+                assert apart < 1e-4, f"{own.name}, batches of {size}, packing {packing}: {apart:.1e} nats apart"
+                assert predictions(found).equals(answers), f"{own.name}: another verdict in batches of {size}"
+
+
+def test_pmi_is_the_difference_of_two_plain_forwards():
+    model, tokenizer = llama(), load_tokenizer(bpe(False), name="bpe")
+    bos = tokenizer.specials["bos"]
+    scores = score(model, tokenizer, ITEMS, pmi=True, show_progress=False)
+    values = choice_scores(scores, norm="pmi")["value"]
+    for row, value in zip(scores.iter_rows(named=True), values, strict=True):
+        item = ITEMS.row(by_predicate=pl.col("item_id") == row["item_id"], named=True)
+        option = tokenizer.encode([" " + item["choices"][row["choice"]]])[0]
+        whole = [bos, *tokenizer.encode([item["question"] + " " + item["choices"][row["choice"]]])[0]]
+        expected = total(model, whole, row["n_context"]) - total(model, [bos, *option], 1)
+        assert abs(value - expected) < 1e-5
+    assert verdicts(scores, ITEMS, norm=["sum", "pmi"])["norm"].unique(maintain_order=True).to_list() == ["sum", "pmi"]
+    with pytest.raises(
+        ValueError, match=r"needs the options scored without the question.* Call score\(\.\.\., pmi=True\)"
+    ):
+        choice_scores(score(model, tokenizer, ITEMS, show_progress=False), norm="pmi")
+
+
+def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():
+    tokenizer = load_tokenizer("bytes")
+    items, model = make([{"item_id": "bare", "question": "", "choices": ["yes", "no"]}]), llama(tokenizer.vocab_size)
+    scores = score(model, tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    ids = [tokenizer.specials["eos"], *tokenizer.encode([" yes"])[0]]
+    assert abs(scores["loglikelihood"][0] - total(model, ids, 1)) < 1e-5
+
+
+def test_an_option_that_begins_another_is_flagged():
+    items = make([{"item_id": "b", "question": "the sky is", "choices": ["blue", "blue green", "green"]}])
+    scores = score(llama(), load_tokenizer(bpe(False)), items, show_progress=False)
+    assert scores["begins_another"].to_list() == [True, False, False]
+    assert scores["loglikelihood"][0] >= scores["loglikelihood"][1], "the beginning of a text is at least as probable"
+
+
+def test_options_may_differ_in_number_between_items():
+    items = make(
+        [{"item_id": str(k), "question": "the sky", "choices": [f"is {i}" for i in range(k)]} for k in (2, 5, 3)]
+    )
+    scores = score(llama(), load_tokenizer(bpe(False)), items, show_progress=False)
+    assert scores.group_by("item_id", maintain_order=True).len()["len"].to_list() == [2, 5, 3]
+
+
+def test_what_cannot_be_scored_is_named_or_null():
+    model, tokenizer = llama(), load_tokenizer(bpe(False))
+    model.config.max_position_embeddings = 40
+    items = pl.concat(
+        [ITEMS, make([{"item_id": f"long {i}", "question": "sky " * 99, "choices": ["a", "b"]} for i in (1, 2)])]
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"at most 40 tokens of a text, got \d+ for item 'long 1'.*another problem has \['long 2'\]",
+    ):
+        score(model, tokenizer, items, show_progress=False)
+    found = score(model, tokenizer, items, unscorable="null", show_progress=False)
+    assert found.filter(pl.col("problem").is_not_null())["item_id"].unique(maintain_order=True).to_list() == [
+        "long 1",
+        "long 2",
+    ]
+    alone = score(model, tokenizer, ITEMS, show_progress=False)
+    assert found.head(16)["loglikelihood"].equals(alone["loglikelihood"])
+    answers = predictions(found, norm="sum")
+    assert answers["prediction"].null_count() == 2
+    with pytest.raises(ValueError, match="log-likelihoods that are no numbers for \\['long 1', 'long 2'\\]"):
+        verdicts(found, items)
+
+
+def test_nan_logits_are_refused_and_never_a_verdict():
+    model = llama()
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    with pytest.raises(ValueError, match=r"log-likelihoods must be numbers, got NaN for item 'en'.*float16 overflows"):
+        score(model, load_tokenizer(bpe(False)), ITEMS, show_progress=False)
+    found = score(model, load_tokenizer(bpe(False)), ITEMS, unscorable="null", show_progress=False)
+    assert found["loglikelihood"].null_count() == 16 and found["problem"].null_count() == 0
+
+
+def test_rules_are_counted_against_exact_and_equal_requests_run_once():
+    model, tokenizer = llama(), load_tokenizer(bpe(True), name="across")
+    scores = score_rules(model, tokenizer, ITEMS, show_progress=False)
+    for (rule,), part in scores.group_by("rule"):
+        single = score(model, tokenizer, ITEMS, rule, unscorable="null", show_progress=False)
+        np.testing.assert_allclose(part["loglikelihood"].to_numpy(), single["loglikelihood"].to_numpy(), atol=1e-5)
+    changes = rule_changes(scores, norm="char")
+    answers = {
+        rule: part["prediction"].to_list()
+        for (rule,), part in predictions(scores, norm="char").group_by("rule", maintain_order=True)
+    }
+    for rule, n, changed in changes.select("rule", "n", "changed").rows():
+        pairs = [(a, b) for a, b in zip(answers[rule], answers["exact"], strict=True) if a is not None]
+        assert (n, changed) == (len(pairs), sum(a != b for a, b in pairs))
+    same = rule_changes(score_rules(model, load_tokenizer(bpe(False), name="words"), ITEMS, show_progress=False))
+    assert same["changed"].sum() == same["merged"].sum() == same["unscored"].sum() == 0
+
+
+def test_the_audit_reports_marks_losses_and_what_the_library_would_add():
+    found = {row["check"]: row for row in audit_specials(load_tokenizer("mistral-spm")).iter_rows(named=True)}
+    assert found["prefix mark"]["id"] is not None and not found["prefix mark"]["refused"]
+    closing = {
+        row["check"]: row for row in audit_specials(load_tokenizer(bpe(False, closing=True))).iter_rows(named=True)
+    }
+    assert closing["wrapping"]["evidence"] == "[0] before, [1] after" and not closing["appended"]["refused"]
+    words = load_suite(names=["wordpiece"])["wordpiece"].tokenizer
+    assert (
+        "unknown" in audit_specials(words, options=["𝐛𝐨𝐥𝐝"]).filter(pl.col("evidence").is_not_null())["check"].to_list()
+    )

@@ -8,6 +8,7 @@ import sys
 import time
 import types
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import mistral_common
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from toksuite_nb.text import graphemes
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
 
 MISTRAL = Path(mistral_common.__path__[0]) / "data"
@@ -250,7 +252,23 @@ def check_cut(tokenizer, text, cut=None):
         assert reason
         covered[start:end] += 1
     assert (covered > 0).all(), f"{tokenizer.name}: bytes neither in a token nor in losses on {text!r}"
+    check_no_byte_twice(tokenizer, text, cut)
     return cut, raw
+
+
+def check_no_byte_twice(tokenizer, text, cut):
+    "Two tokens share bytes only where a grapheme was rewritten as a whole, or where they say that they were not told apart."
+    spans, exact = cut.spans(), cut.exact
+    shared = [(b, a) for k, ((_, a), (b, _)) in enumerate(pairwise(spans)) if b < a and (exact[k] or exact[k + 1])]
+    if not shared:
+        return
+    assert tokenizer.normalise(text) != text, f"{tokenizer.name}: bytes {shared} of {text!r} are in two tokens"
+    at = 0
+    places = [(at, at := at + len(grapheme.encode())) for grapheme in graphemes(text)]
+    for low, high in shared:
+        assert any(a <= low and high <= b for a, b in places), (
+            f"{tokenizer.name}: bytes {(low, high)} of {text!r} are in two tokens and in two characters"
+        )
 
 
 # every text goes through every tokenizer; raise the number of texts to look harder
@@ -280,6 +298,7 @@ def check_texts(name, texts):
     tokenizer = tokenizer_named(name)
     added = getattr(tokenizer, "_added", {})
     cuts = tokenizer.cuts(texts)
+    assert tokenizer.count(texts).tolist() == [len(cut.ids) for cut in cuts], f"{name}: tokens are counted differently"
     assert [cut.ids for cut in cuts] == tokenizer.encode(texts) == [library_ids(name, text) for text in texts], (
         f"{name}: ids differ from the library called directly"
     )
@@ -976,6 +995,37 @@ def test_an_object_that_misstates_itself_is_refused():
         ({"encode": lambda self, text: [7]}, ValueError, r"ids must lie in \[0, 5\), got 7"),
         ({"decode": lambda self, ids: b"bytes"}, TypeError, "decode must return a str, got bytes"),
         ({"encode": 3}, TypeError, "an object with encode and decode, got Odd"),
+        ({"encode": lambda self, text: [1.5]}, TypeError, "must return a list of whole numbers, got list '\\[1.5\\]'"),
+        ({"encode": lambda self, text: list(text)}, TypeError, "must return a list of whole numbers, got list"),
+        (
+            {"encode": lambda self, text: 1 / 0},
+            ValueError,
+            "encode must take every text, got ZeroDivisionError: 'division by zero' for 'probe' from 'Odd'",
+        ),
+        ({"decode": lambda self, ids: 1 / 0}, ValueError, "decode must take its own ids, got ZeroDivisionError"),
+        ({"vocab_size": 0}, ValueError, "must have at least one id, got vocab_size 0"),
     ):
         with pytest.raises(error, match=text):
             load_tokenizer(variant(**members))
+
+
+def test_ids_and_names_that_do_not_exist_are_named():
+    for name, wrong in (("bytes", 259), ("bpe", -1), ("sp-unigram", 10**6), ("tekken", 200_000)):
+        with pytest.raises(ValueError, match=rf"decode: ids must lie in \[0, \d+\), got {wrong} for '{name}'"):
+            tokenizer_named(name).decode([wrong])
+    with pytest.raises(TypeError, match="decode: ids must be a list of whole numbers, got str"):
+        tokenizer_named("bytes").decode("abc")
+    with pytest.raises(ValueError, match="load_tokenizer: a name or a path must not be empty, got ''"):
+        load_tokenizer("")
+    empty = load_tokenizer(Backend(models.BPE({}, [])), "empty")
+    assert empty.vocab_size == 0 and empty.cut("ab").ids == []
+
+
+def test_length_settings_of_a_library_are_told_and_switched_off():
+    backend = byte_bpe()
+    assert (load_tokenizer(backend).truncation, load_tokenizer(backend).padding) == (None, None)
+    backend.enable_truncation(3)
+    backend.enable_padding()
+    tokenizer = load_tokenizer(backend)
+    assert (tokenizer.truncation, tokenizer.padding) == (3, 0)
+    assert tokenizer.count(["the capital of Italy is Rome", "a"]).tolist()[0] > 3 and tokenizer.count(["a"])[0] == 1

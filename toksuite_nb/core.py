@@ -48,7 +48,7 @@ class FrameSchema:
 def _choices(column: Column) -> str:
     return f" ({', '.join(f'`{v}`' for v in column.allowed)})" if column.allowed else ""
 
-# %% ../nbs/00_core.ipynb #846813f7
+# %% ../nbs/00_core.ipynb #aedcf3b4
 def check_frame(
     df: pl.DataFrame,  # Frame to check
     schema: FrameSchema,  # Columns it must have; extra columns are allowed
@@ -80,7 +80,7 @@ def _problem(df: pl.DataFrame, column: Column) -> str:
             return f"{column.name!r} holds {wrong[:3]}, allowed are {list(column.allowed)}"
     return ""
 
-# %% ../nbs/00_core.ipynb #64157475
+# %% ../nbs/00_core.ipynb #4e421ff6
 edit_dtype = pl.Struct(
     {"field": pl.String, "start": pl.Int64, "end": pl.Int64, "source": pl.String, "target": pl.String}
 )
@@ -117,7 +117,7 @@ item_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/00_core.ipynb #8c9fdc4e
+# %% ../nbs/00_core.ipynb #9b7657aa
 token_kinds = ("whole", "partial character", "fallback", "unknown")
 boundaries = ("clean", "merged", "special")
 norms = ("sum", "token", "char", "byte")
@@ -161,7 +161,12 @@ verdict_schema = FrameSchema(
         Column("model", pl.String, "name of the model"),
         Column("tokenizer", pl.String, "name of the tokenizer"),
         Column("item_id", pl.String, "which item"),
-        Column("norm", pl.String, "what the log-likelihood was divided by; `sum`: nothing, `char`: code points", norms),
+        Column(
+            "norm",
+            pl.String,
+            "what the log-likelihood was divided by; `sum`: nothing, `char`: code points; `pmi`: less that without the question",
+            (*norms, "pmi"),
+        ),
         Column("prediction", pl.Int64, "index of the best option (the lowest among ties)"),
         Column("correct", pl.Float64, "credit: 1 right, 0 wrong, 1/m if the right option ties with m - 1 others"),
         Column(
@@ -180,7 +185,7 @@ drop_schema = FrameSchema(
         Column("tokenizer", pl.String, "name of the tokenizer"),
         Column("perturbation", pl.String, "name of the perturbation"),
         Column("lang", pl.String, "language, or `all`"),
-        Column("norm", pl.String, "length normalisation of the verdicts", norms),
+        Column("norm", pl.String, "length normalisation of the verdicts", (*norms, "pmi")),
         Column("n", pl.Int64, "perturbed items, each paired with its own canonical item"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
         Column("canonical", pl.Float64, "accuracy on those items' canonical twins, in [0, 1]"),
@@ -191,7 +196,11 @@ drop_schema = FrameSchema(
         Column("lost", pl.Int64, "items right before and wrong after"),
         Column("gained", pl.Int64, "items wrong before and right after"),
         Column("p", pl.Float64, "exact two-sided McNemar p-value"),
-        Column("p_adjusted", pl.Float64, "the same after Holm's correction over the rows of the frame"),
+        Column(
+            "p_adjusted",
+            pl.Float64,
+            "exact p-value with canonical sets as units (with one item per set: `p`), after Holm's correction over the rows of the frame",
+        ),
         Column(
             "low", pl.Float64, "lower end of the 95 % interval of `relative_drop`, bootstrap clustered by canonical set"
         ),
@@ -204,7 +213,7 @@ drop_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/00_core.ipynb #584b51cd
+# %% ../nbs/00_core.ipynb #e5685183
 gram_schema = FrameSchema(
     "gram",
     (
@@ -237,7 +246,7 @@ forecast_schema = FrameSchema(
     ),
 )
 
-# %% ../nbs/00_core.ipynb #c8fe61ac
+# %% ../nbs/00_core.ipynb #8891a7ba
 def derive_rng(
     seed: int,  # Seed of the run, stored with its results; >= 0
     *keys: str | int,  # What the draw is for, e.g. `"keyboard", item_id`
@@ -250,7 +259,7 @@ def derive_rng(
     digest = blake2b(repr(keys).encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return np.random.default_rng([int(seed), int.from_bytes(digest, "little")])
 
-# %% ../nbs/00_core.ipynb #e4bf88a8
+# %% ../nbs/00_core.ipynb #fec0807d
 def content_hash(
     *parts: Any,  # Numbers, strings, bytes, sequences, mappings, arrays, frames, paths of files (their bytes count)
 ) -> str:  # 32 hexadecimal digits

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficiency_points', 'efficiency_auc',
-           'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'Calibration', 'calibrate', 'presets',
-           'preset', 'forecast', 'LabelsNeeded', 'labels_needed']
+           'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'fit_ceiling', 'fit_power',
+           'held_out_errors', 'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage',
+           'LabelsNeeded', 'labels_needed']
 
-# %% ../nbs/42_efficiency.ipynb #a5f69a11
+# %% ../nbs/42_efficiency.ipynb #ca0f80f8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex
@@ -16,11 +17,12 @@ import warnings
 from jaxtyping import Float, Int, Shaped
 import numpy as np
 import polars as pl
+from scipy.optimize import minimize_scalar
 
 from .core import check_frame, curve_schema, forecast_schema
 from .store import data_path
 
-# %% ../nbs/42_efficiency.ipynb #8aa3298b
+# %% ../nbs/42_efficiency.ipynb #10bfb9a0
 def published_curves() -> (
     pl.DataFrame
 ):  # `curve_schema`, and `metric_name`; `seed` is null because the files do not state it
@@ -40,7 +42,7 @@ def published_tasks() -> pl.DataFrame:  # `task`, `human`, `auc`, `cos_low` (nul
     "Human score, published AUC and CoS-Low (read off the figure) of the 40 Llama tasks."
     return pl.read_csv(data_path("published/llama_tasks.csv"))
 
-# %% ../nbs/42_efficiency.ipynb #7cc414db
+# %% ../nbs/42_efficiency.ipynb #ca41a6ac
 anchors = (50, 100, 200, 500, 1000, 2500, 5000)
 
 
@@ -95,6 +97,10 @@ def _points(curve: Any, human: float | int | None, require_zero_shot: bool) -> d
             f"{', '.join(bad[:5])}. Divide percentages by 100; choose one metric per budget."
         )
     points = {int(n): float(m) for n, m in curve.items()}
+    if len(points) < len(curve):
+        raise ValueError(
+            f"efficiency_points: each budget must stand once, got {sorted(map(str, curve))}. Keep one metric per budget."
+        )
     if not any(anchors[0] <= n <= anchors[-1] for n in points):
         raise ValueError(
             f"efficiency_points: needs a budget between {anchors[0]} and {anchors[-1]}, got {sorted(points)}. "
@@ -150,7 +156,7 @@ def efficiency_auc_linear(
     points = efficiency_points(curve, human, require_zero_shot=require_zero_shot)
     return float(np.trapezoid(points["share"].to_numpy(), points["n"].to_numpy() / anchors[-1]))
 
-# %% ../nbs/42_efficiency.ipynb #9e13de4c
+# %% ../nbs/42_efficiency.ipynb #050d0ef1
 def efficiency_table(
     curves: pl.DataFrame,  # `curve_schema`: any number of models, tasks and seeds
     human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; missing tasks have none
@@ -195,7 +201,7 @@ def efficiency_table(
         },
     )
 
-# %% ../nbs/42_efficiency.ipynb #7cb72730
+# %% ../nbs/42_efficiency.ipynb #6884ce5e
 @dataclass(frozen=True)
 class EfficiencyCurve:
     "Power-law data-efficiency curve with area `auc`: 0 at zero-shot, 1 at the largest budget."
@@ -253,7 +259,145 @@ class EfficiencyCurve:
             )
         return 0.0 if share == 0 else float(2 ** (share ** (1 / self.exponent) * np.log2(self.largest)))
 
-# %% ../nbs/42_efficiency.ipynb #3fb5fe4a
+# %% ../nbs/42_efficiency.ipynb #4278f914
+@dataclass(frozen=True)
+class CeilingCurve:
+    "Learning curve that closes half of the gap to its ceiling with `half` examples."
+
+    zero_shot: float | int  # Metric without fine-tuning, in [0, 1)
+    ceiling: float | int  # Metric it tends to and never reaches, above zero-shot and at most 1
+    half: float | int  # Labelled examples that close half of the gap, > 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.zero_shot < self.ceiling <= 1 or not 0 < self.half < float("inf"):
+            raise ValueError(
+                f"CeilingCurve: needs 0 <= zero_shot < ceiling <= 1 and half > 0, got {self.zero_shot}, {self.ceiling} and "
+                f"{self.half}. Fit it with fit_ceiling(curve)."
+            )
+
+    def metric(
+        self,
+        n: Sequence[float | SupportsIndex] | Shaped[np.ndarray, " n"],  # Labelled examples, >= 0
+    ) -> Float[np.ndarray, " n"]:  # From zero-shot up, below the ceiling
+        "Expected metric with each of `n` examples."
+        budgets = np.asarray(n, dtype=float)
+        if not (budgets >= 0).all():
+            raise ValueError(
+                f"CeilingCurve.metric: budgets must be numbers >= 0, got {budgets.tolist()[:5]}. Correct them."
+            )
+        return self.zero_shot + (self.ceiling - self.zero_shot) * budgets / (budgets + self.half)
+
+    def examples(
+        self,
+        target: float | int,  # Metric to reach, in [0, 1]
+    ) -> float | None:  # Labelled examples; None: not reachable, because it is not below the ceiling
+        "Examples needed until the curve reaches `target`."
+        if not 0 <= target <= 1:
+            raise ValueError(
+                f"CeilingCurve.examples: target must be a metric in [0, 1], got {target}. Divide percentages by 100."
+            )
+        if target <= self.zero_shot:
+            return 0.0
+        return None if target >= self.ceiling else self.half * (target - self.zero_shot) / (self.ceiling - target)
+
+# %% ../nbs/42_efficiency.ipynb #435f65ee
+def fit_ceiling(
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame; with zero-shot
+) -> CeilingCurve:  # Ceiling and half point
+    "Least-squares curve with a ceiling through zero-shot and the measured budgets."
+    zero_shot, budgets, metrics = _measured(curve, "fit_ceiling")
+
+    def fitted(log_half: float) -> tuple[float, float]:  # sum of squares, rise to the ceiling
+        closed = budgets / (budgets + np.exp(log_half))
+        rise = min(float(closed @ (metrics - zero_shot) / (closed @ closed)), 1 - zero_shot)
+        return float(((zero_shot + rise * closed - metrics) ** 2).sum()), rise
+
+    grid = np.linspace(0.0, np.log(20 * budgets.max()), 200)
+    at = int(np.argmin([fitted(g)[0] for g in grid]))
+    best = minimize_scalar(
+        lambda g: fitted(g)[0], bounds=(grid[max(0, at - 1)], grid[min(199, at + 1)]), method="bounded"
+    )
+    rise = fitted(best.x)[1]
+    if rise <= 0:
+        raise ValueError(
+            f"fit_ceiling: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
+            "There is nothing to extrapolate."
+        )
+    return CeilingCurve(zero_shot, zero_shot + rise, float(np.exp(best.x)))
+
+
+def _measured(curve: Any, where: str) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    "Zero-shot, the budgets above it, and their metrics."
+    points = _points(curve, None, True)
+    budgets = sorted(n for n in points if n)
+    if len(budgets) < 2:
+        raise ValueError(
+            f"{where}: needs zero-shot and at least 2 budgets, got {sorted(points)}. Two parameters need two points: measure more."
+        )
+    if points[0] == 1:
+        raise ValueError(f"{where}: zero-shot must be below 1, got {points[0]:g}. There is no gap to close.")
+    return points[0], np.array(budgets, dtype=float), np.array([points[n] for n in budgets])
+
+# %% ../nbs/42_efficiency.ipynb #e21a3c19
+def fit_power(
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame; with zero-shot
+    ceiling: float | int,  # Metric reached at `largest`, above zero-shot
+    *,
+    largest: int = anchors[-1],  # Budget where the curve reaches the ceiling
+) -> EfficiencyCurve:  # In shares of the gap between zero-shot and `ceiling`
+    "Least-squares power curve through zero-shot and the measured budgets."
+    zero_shot, budgets, metrics = _measured(curve, "fit_power")
+    if not zero_shot < ceiling <= 1:
+        raise ValueError(
+            f"fit_power: the ceiling must lie above zero-shot {zero_shot:g} and be at most 1, got {ceiling}. Give the human score, or "
+            "the best metric so far."
+        )
+    position, shares = _position(budgets, largest), (metrics - zero_shot) / (ceiling - zero_shot)
+    grid = np.linspace(np.log(1e-3), np.log(1e3), 400)
+    errors = [float(((position ** np.exp(g) - shares) ** 2).sum()) for g in grid]
+    at = int(np.argmin(errors))
+    best = minimize_scalar(
+        lambda g: float(((position ** np.exp(g) - shares) ** 2).sum()),
+        bounds=(grid[max(0, at - 1)], grid[min(399, at + 1)]),
+        method="bounded",
+    )
+    return EfficiencyCurve(1 / (1 + float(np.exp(best.x))), largest)
+
+
+def held_out_errors(
+    curves: pl.DataFrame,  # `curve_schema`, one curve per task, each with zero-shot
+    human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; for the power curve only
+    *,
+    seen: int = 500,  # Largest budget that takes part in the fit
+) -> pl.DataFrame:  # `task`, `n_held` budgets, `power` and `ceiling`: root mean squared error of the metric there
+    "How far the power curve and the curve with a ceiling are from budgets they have not seen."
+    check_frame(curves, curve_schema, "held_out_errors")
+    rows = []
+    for (task,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
+        points = {n: m for n, m in _one_curve(rest).items() if n == 0 or anchors[0] <= n <= anchors[-1]}
+        early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
+        if not late or len(early) < 3:
+            continue
+        score = (human or {}).get(str(task))
+        top = max([*early.values(), *([] if score is None else [score])])
+        errors = []
+        for fit in ("power", "ceiling"):
+            if top <= early[0]:  # nothing has risen, and no score says that it will
+                expected = np.full(len(late), early[0])
+            elif fit == "power":
+                shares = fit_power(early, top).share(list(late))
+                expected = early[0] + (top - early[0]) * shares
+            elif max(m for n, m in early.items() if n) <= early[0]:
+                expected = np.full(len(late), early[0])
+            else:
+                expected = fit_ceiling(early).metric(list(late))
+            errors.append(float(np.sqrt(((expected - np.array(list(late.values()))) ** 2).mean())))
+        rows.append((task, len(late), *errors))
+    return pl.DataFrame(
+        rows, orient="row", schema={"task": pl.String, "n_held": pl.Int64, "power": pl.Float64, "ceiling": pl.Float64}
+    )
+
+# %% ../nbs/42_efficiency.ipynb #a6f80852
 @dataclass(frozen=True, eq=False)
 class Calibration:
     "A line from CoS-Low to AUC for one model family, with its errors on tasks left out."
@@ -308,7 +452,7 @@ def _errors(residuals: Float[np.ndarray, " tasks"]) -> tuple[float | None, float
     absolute = np.abs(residuals)
     return float(absolute.mean()), float(np.median(absolute)), float(np.sqrt((residuals**2).mean()))
 
-# %% ../nbs/42_efficiency.ipynb #deaa6e59
+# %% ../nbs/42_efficiency.ipynb #5f92983e
 def calibrate(
     cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
     auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task, in the same order
@@ -369,7 +513,7 @@ def _check_tasks(
             f"calibrate: {x.size} tasks are few; below about 8 the line depends on which tasks they are.", stacklevel=3
         )
 
-# %% ../nbs/42_efficiency.ipynb #b11a0bd5
+# %% ../nbs/42_efficiency.ipynb #169b8d30
 _readme = "r-three/dataefficiency README (arXiv 2512.24991)"
 _coefficients = {
     "Llama-3.1-8B": (0.545, 0.005, 0.310, 0.002),
@@ -387,7 +531,7 @@ def presets() -> pl.DataFrame:  # `family`, `slope`, `slope_plus_minus`, `interc
         schema=["family", "slope", "slope_plus_minus", "intercept", "intercept_plus_minus", "source"],
     )
 
-# %% ../nbs/42_efficiency.ipynb #eb49a8a6
+# %% ../nbs/42_efficiency.ipynb #1d738a18
 def preset(
     family: str,  # `"Llama-3.1-8B"`, `"Mistral-7B-v0.3"` or `"Qwen2.5-14B"`, with or without `-Instruct`
 ) -> Calibration:  # Published line; for Llama with left-out errors recomputed from the figure
@@ -410,7 +554,7 @@ def preset(
         fitted, family=name, slope=slope, intercept=intercept, source=f"{_readme}; errors from its figure, 30 tasks"
     )
 
-# %% ../nbs/42_efficiency.ipynb #b0d57cf5
+# %% ../nbs/42_efficiency.ipynb #4290c42e
 Basis = Literal["measured shares", "auc only"]
 
 
@@ -522,7 +666,29 @@ def _limit(x: Float[np.ndarray, " n"], auc: float) -> Float[np.ndarray, " n"]:
         return (x >= 1).astype(float)
     return (x > 0).astype(float) if auc >= 1 else x ** ((1 - auc) / auc)
 
-# %% ../nbs/42_efficiency.ipynb #47c8cdc1
+# %% ../nbs/42_efficiency.ipynb #eda3aa3f
+def interval_coverage(
+    cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
+    auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task
+    shares: Shaped[np.ndarray, "tasks budgets"],  # Measured share of the gap at the seven anchors
+    *,
+    level: float = 0.9,  # Stated share of the intervals
+    basis: Basis = "measured shares",  # What the intervals are made from; `auc only` ignores the curves of the others
+) -> pl.DataFrame:  # `n` (an anchor), `tasks`, `held`: share of left-out tasks inside the band, `width`: mean width
+    "Share of left-out tasks whose measured curve lies in its forecast band, at each anchor."
+    x, y, measured = np.asarray(cos_low, dtype=float), np.asarray(auc, dtype=float), np.asarray(shares, dtype=float)
+    _check_tasks(x, y, measured)
+    inside, widths = np.zeros(measured.shape), np.zeros(measured.shape)
+    for i in range(x.size):
+        rest = np.arange(x.size) != i
+        line = calibrate(x[rest], y[rest], shares=measured[rest] if basis == "measured shares" else None)
+        band = forecast(float(x[i]), calibration=line, budgets=anchors, level=level)
+        low, high = band["low"].to_numpy(), band["high"].to_numpy()
+        inside[i] = (low <= measured[i] + 1e-12) & (measured[i] <= high + 1e-12)
+        widths[i] = high - low
+    return pl.DataFrame({"n": anchors, "tasks": x.size, "held": inside.mean(0), "width": widths.mean(0)})
+
+# %% ../nbs/42_efficiency.ipynb #b64fb29c
 @dataclass(frozen=True)
 class LabelsNeeded:
     "Answer to: how many labelled examples until the target is reached?"
@@ -549,7 +715,7 @@ class LabelsNeeded:
         high = f"more than {self.largest:,}, or out of reach" if self.high is None else f"{self.high:,}"
         return f"{text}; {self.level:.0%} interval {self.low:,} to {high}."
 
-# %% ../nbs/42_efficiency.ipynb #c4cdc2c5
+# %% ../nbs/42_efficiency.ipynb #11b26546
 def labels_needed(
     target: float | int,  # Metric to reach, in [0, 1], e.g. accuracy 0.8
     zero_shot: float | int,  # Metric without fine-tuning

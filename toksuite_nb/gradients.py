@@ -5,12 +5,18 @@
 # %% auto #0
 __all__ = ['Example', 'as_tokenizer', 'start_ids', 'examples_from_text', 'Gram', 'sketch', 'gradient_gram']
 
-# %% ../nbs/40_gradients.ipynb #d7c69aee
+# %% ../nbs/40_gradients.ipynb #49110ea3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 import inspect
+import math
 from operator import index
+from os import PathLike
+import tempfile
+import time
 from typing import Any, SupportsIndex
 import warnings
 
@@ -23,7 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .core import check_frame, derive_rng, gram_schema, progress
 
-# %% ../nbs/40_gradients.ipynb #9e15c09f
+# %% ../nbs/40_gradients.ipynb #6e1d6a65
 @dataclass(frozen=True)
 class Example:
     "Token ids of a prompt and of its answer; the loss is taken over the answer only."
@@ -46,7 +52,7 @@ class Example:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
-# %% ../nbs/40_gradients.ipynb #ff5882b7
+# %% ../nbs/40_gradients.ipynb #9007725b
 def as_tokenizer(
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
 ) -> Any:  # With `encode`, `specials` and `pieces`
@@ -72,7 +78,7 @@ def start_ids(
     first = own if bos is None or bos is True else bos
     return [] if first is None or first is False else [int(first)]
 
-# %% ../nbs/40_gradients.ipynb #ded55346
+# %% ../nbs/40_gradients.ipynb #d8582995
 def examples_from_text(
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
     prompts: Sequence[str],  # Texts up to the answer, with any template applied
@@ -82,16 +88,21 @@ def examples_from_text(
     | bool
     | None = None,  # Id put first; None: the tokenizer's beginning-of-text id, if it has one; False: nothing
 ) -> list[Example]:  # One per pair
-    "Examples from prompt and answer texts, cut at the common prefix of the prompt's and the whole text's tokens."
+    "Examples from prompt and answer texts, cut at the byte where the answer begins."
     if len(prompts) != len(answers):
         raise ValueError(
             f"examples_from_text: needs one answer per prompt, got {len(prompts)} prompts and {len(answers)} answers. Pair them."
         )
     tok = as_tokenizer(tokenizer)
     start = start_ids(tok, bos)
-    alone = tok.encode(list(prompts))
-    whole = tok.encode([p + a for p, a in zip(prompts, answers, strict=True)])
-    cuts = [_shared(a, w) for a, w in zip(alone, whole, strict=True)]
+    texts = [p + a for p, a in zip(prompts, answers, strict=True)]
+    whole, spans = tok.encode(texts), _token_spans(tok, texts)
+    joins = [len(p.encode("utf-8", "surrogatepass")) for p in prompts]
+    cuts = [
+        _shared(alone, w) if span is None else int((span[1] <= join).sum())
+        for alone, w, span, join in zip(tok.encode(list(prompts)), whole, spans, joins, strict=True)
+    ]
+    start = [] if all(w[: len(start)] == start for w in whole) else start  # a template may have written it already
     no_answer = [i for i, (w, cut) in enumerate(zip(whole, cuts, strict=True)) if cut == len(w) or not answers[i]]
     no_prompt = [i for i, cut in enumerate(cuts) if not start and cut == 0]
     problems = [f"answers {no_answer[:5]} have no token of their own"] if no_answer else []
@@ -101,14 +112,34 @@ def examples_from_text(
             f"examples_from_text: every example needs a token before the answer and one in it, got: {'; '.join(problems)}. "
             "Drop these examples, or pass bos= for a token to start from."
         )
+    spanning = sum(
+        span is not None and int(span[0][cut]) < join for span, cut, join in zip(spans, cuts, joins, strict=True)
+    )
+    if spanning:
+        warnings.warn(
+            f"examples_from_text: {spanning} of {len(whole)} answers share a token with their prompt; it counts as theirs.",
+            stacklevel=2,
+        )
     return [Example(start + w[:cut], w[cut:]) for w, cut in zip(whole, cuts, strict=True)]
+
+
+def _token_spans(tok: Any, texts: list[str]) -> list[Any]:
+    "For each text the bytes where its tokens start and end, the ends never falling; None where they cannot be told."
+    if hasattr(tok, "cuts"):
+        return [(cut.start, np.maximum.accumulate(cut.end)) for cut in tok.cuts(texts)]
+    spans: list[Any] = []
+    for text, ids in zip(texts, tok.encode(texts), strict=True):
+        sizes = [len(tok.pieces[i] or b"") for i in ids]
+        known = b"".join(tok.pieces[i] or b"" for i in ids) == text.encode("utf-8", "surrogatepass")
+        spans.append((np.cumsum(sizes) - sizes, np.cumsum(sizes)) if known else None)
+    return spans
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     differs = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differs, min(len(a), len(b)))
 
-# %% ../nbs/40_gradients.ipynb #d02064d5
+# %% ../nbs/40_gradients.ipynb #57ee7202
 @dataclass(frozen=True, eq=False)
 class Gram:
     "Inner products of the gradients of n examples, with what they were made from."
@@ -180,116 +211,304 @@ def sketch(
     bound = d_in**-0.5
     return derive_rng(seed, "lora_a", name).uniform(-bound, bound, (rank, d_in))
 
-# %% ../nbs/40_gradients.ipynb #c7306c67
+# %% ../nbs/40_gradients.ipynb #f6878227
+@dataclass(frozen=True)
+class _Speed:
+    "Seconds per multiply-add of the products involved, on one device."
+
+    pairs: float  # Products of all token vectors with each other
+    sums: float  # Per pair of tokens: multiply the two products and add them up by example
+    form: float  # Outer products, example by example
+    gram: float  # Products of n long vectors with each other
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    "Shortest of a few runs."
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+@cache
+def _speed(device: str, dtype: torch.dtype, threads: int) -> _Speed:
+    "Timed once per process and device."
+    tokens, vectors, long = (
+        torch.ones(*shape, device=device, dtype=dtype) for shape in ((256, 256), (8, 32, 128), (16, 2**15))
+    )
+    owner, total = torch.arange(256, device=device) // 16, torch.zeros(16, 256, device=device, dtype=dtype)
+    pair_sums = _seconds(lambda: total.index_add_(0, owner, tokens * tokens), device)
+    return _Speed(
+        _seconds(lambda: tokens @ tokens.T, device) / 256**3,
+        pair_sums / 256**2,
+        _seconds(lambda: vectors.transpose(1, 2) @ vectors, device) / (8 * 32 * 128**2),
+        _seconds(lambda: long @ long.T, device) / (16**2 * 2**15),
+    )
+
+
+def _pairs_are_faster(speed: _Speed, n: int, tokens: int, p: int, q: int) -> bool:
+    pairs = tokens**2 / 2 * ((p + q) * speed.pairs + speed.sums)
+    return pairs < p * q * (tokens * speed.form + n**2 * speed.gram)
+
+# %% ../nbs/40_gradients.ipynb #3ea2169b
+class _Spool:
+    "Tensors put aside: off the device, or, where the device is the CPU, in a temporary file."
+
+    def __init__(self, device: torch.device, folder: Any = None):
+        on_disk = folder is not None or device.type == "cpu"
+        self.file: Any = tempfile.TemporaryFile(dir=folder) if on_disk else None  # noqa: SIM115
+        self.end, self.free = 0, dict[int, list[int]]()
+
+    def put(self, x: torch.Tensor) -> "_Aside":
+        "`x`, put aside."
+        x = x.detach().contiguous()
+        if self.file is None:
+            return _Aside(self, x.to("cpu"), 0, x.shape, x.dtype, x.device)
+        size = x.numel() * x.element_size()
+        slots = self.free.get(size)
+        at = slots.pop() if slots else self.end
+        self.end = max(self.end, at + size)
+        self.file.seek(at)
+        self.file.write(x.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return _Aside(self, None, at, x.shape, x.dtype, x.device)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
 @dataclass
-class _Factors:
-    "Sum over positions of left x right, by example; `left` holds vectors, or token ids that stand for one-hot vectors."
+class _Aside:
+    "A tensor that was put aside."
 
-    example: torch.Tensor  # [N]
-    left: torch.Tensor  # [N, p], or [N] token ids
-    right: torch.Tensor  # [N, q]
+    spool: _Spool
+    held: torch.Tensor | None
+    at: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
-    def to(self, device: torch.device) -> "_Factors":
-        return _Factors(self.example.to(device), self.left.to(device), self.right.to(device))
+    def get(self) -> torch.Tensor:
+        "The tensor, back on its device."
+        if self.held is not None:
+            return self.held.to(self.device)
+        x = torch.empty(self.shape, dtype=self.dtype)
+        self.spool.file.seek(self.at)
+        self.spool.file.readinto(x.reshape(-1).view(torch.uint8).numpy().data)
+        return x.to(self.device)
+
+    def free(self) -> None:
+        "Let its place be used again."
+        if self.held is None:
+            self.spool.free.setdefault(self.shape.numel() * self.dtype.itemsize, []).append(self.at)
+        self.held = None
 
 
+def _got(x: Any) -> Any:
+    return x.get() if isinstance(x, _Aside) else x
+
+# %% ../nbs/40_gradients.ipynb #0edaa1ae
 @dataclass
-class _Layer:
-    "Pieces of one layer's gradients, until the last example has passed."
+class _Piece:
+    "A part of one parameter's gradients: factors [B, T, p] and [B, T, q], or formed gradients [B, p q] where `right` is None."
 
-    name: str
-    scale: float = 1.0
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    factors: list[_Factors] = field(default_factory=list)
-    pending: int = 0
+    example: torch.Tensor  # [B]; [N] for token ids
+    left: Any  # Left factors; token ids [N] stand for one-hot vectors; or formed gradients
+    right: Any  # Right factors; [N, q] beside token ids; None beside formed gradients
 
-    def park(self) -> None:
-        "Move what was collected to the CPU, to wait for the next batch."
-        cpu = torch.device("cpu")
-        self.rows = [(example.cpu(), rows.cpu()) for example, rows in self.rows]
-        self.factors = [f.to(cpu) for f in self.factors]
+    @property
+    def kind(self) -> str:
+        return "formed" if self.right is None else "ids" if len(self.left.shape) == 1 else "factors"
 
-    def gram(self, n: int, device: torch.device) -> torch.Tensor:  # [n, n], float64
-        "Inner products of the collected gradients."
-        out = torch.zeros(n, n, dtype=torch.float64, device=device)
-        for e, left in self.rows:
-            for f, right in self.rows:
-                _scatter(out, e.to(device), f.to(device), left.to(device) @ right.to(device).T)
-        factors = [f.to(device) for f in self.factors]
-        if factors and not _cheap_ghost(factors, n):
-            _add_materialised(out, factors)
-        else:
-            for one in factors:
-                for other in factors:
-                    _add_ghost(out, one, other)
-        return out * self.scale
+    def back(self) -> "_Piece":
+        return _Piece(self.example, _got(self.left), _got(self.right))
+
+    def aside(self, spool: _Spool) -> "_Piece":
+        return _Piece(self.example, spool.put(self.left), None if self.right is None else spool.put(self.right))
+
+    def free(self) -> None:
+        for x in (self.left, self.right):
+            if isinstance(x, _Aside):
+                x.free()
+
+    def flat(self) -> "_Piece":
+        "Factors token by token, [N], [N, p] and [N, q], without those that add nothing."
+        if self.kind == "ids":
+            return self
+        left, right = self.left, self.right
+        active = (left != 0).any(-1) & (right != 0).any(-1)
+        return _Piece(self.example[active.nonzero()[:, 0]], left[active], right[active])
+
+
+def _gram_of(
+    pieces: list[_Piece], shape: tuple[int, int], n: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:  # [n, n], float64
+    "Inner products of the gradients that `pieces` make up."
+    out, pieces = torch.zeros(n, n, dtype=torch.float64, device=device), [p.back() for p in pieces]
+    dense, ids = [p for p in pieces if p.kind != "ids"], [p.flat() for p in pieces if p.kind == "ids"]
+    speed = _speed(str(device), dtype, torch.get_num_threads())
+    tokens = sum(math.prod(p.left.shape[:2]) for p in dense)
+    formed = any(p.kind == "formed" for p in dense)
+    if dense and not ids and (formed or not _pairs_are_faster(speed, n, tokens, *shape)):
+        _add_formed(out, dense, shape)
+        return out
+    flat = [p.flat() for p in dense]
+    for one in range(len(flat)):
+        for other in range(one, len(flat)):
+            _add_pairs(out, flat[one], flat[other], same=one == other)
+    for here in ids:
+        for there in flat:
+            _add_pairs(out, here, there, same=False)
+    if ids:
+        _add_by_token(out, ids)
+    return out
 
 
 def _scatter(out: torch.Tensor, e: torch.Tensor, f: torch.Tensor, block: torch.Tensor) -> None:
     out.index_put_((e[:, None], f[None, :]), block.to(out.dtype), accumulate=True)
 
 
-def _cheap_ghost(factors: list[_Factors], n: int) -> bool:
-    if any(f.left.dim() == 1 for f in factors):
-        return True
-    tokens = sum(len(f.example) for f in factors)
-    p, q = factors[0].left.shape[1], factors[0].right.shape[1]
-    return tokens**2 * (p + q) < 1.5 * p * q * (tokens + n**2)
-
-
-def _add_ghost(out: torch.Tensor, one: _Factors, other: _Factors, chunk: int = 1024) -> None:
-    for start in range(0, len(one.example), chunk):
-        part = slice(start, start + chunk)
-        block = _left_products(one.left[part], other.left) * (one.right[part] @ other.right.T)
-        columns = torch.zeros(len(block), len(out), dtype=out.dtype, device=out.device)
-        columns.index_add_(1, other.example, block.to(out.dtype))
-        out.index_add_(0, one.example[part], columns)
+def _add_pairs(out: torch.Tensor, one: _Piece, other: _Piece, *, same: bool, budget: int = 2**21) -> None:
+    "Token pairs; of two pieces that are the same, each pair once and mirrored."
+    n, size = len(out), len(one.example)
+    chunk = max(1, budget // max(1, len(other.example)))
+    for start in range(0, size, chunk):
+        part = slice(start, min(start + chunk, size))
+        first = start if same else 0
+        block = _left_products(other.left[first:], one.left[part]) * (other.right[first:] @ one.right[part].T)
+        sums = torch.zeros(2, n, block.shape[1], dtype=out.dtype, device=out.device)
+        edge = part.stop - start if same else 0  # within the square on the diagonal both orders are there already
+        for k, piece in enumerate((slice(0, edge), slice(edge, None))):
+            sums[k].index_add_(0, other.example[first:][piece], block[piece].to(out.dtype))
+        both = torch.zeros(2, n, n, dtype=out.dtype, device=out.device)
+        both.index_add_(2, one.example[part], sums)
+        out += both[0] + both[1] + both[1].T
 
 
 def _left_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.dim() == 2:
         return a @ b.T if b.dim() == 2 else a[:, b]
-    return b[:, a].T if b.dim() == 2 else a[:, None] == b[None, :]
+    return b[:, a].T if b.dim() == 2 else (a[:, None] == b[None, :]).to(torch.uint8)
 
 
-def _add_materialised(out: torch.Tensor, factors: list[_Factors], budget: int = 2**26) -> None:
-    example = torch.cat([f.example for f in factors])
-    order = torch.argsort(example, stable=True)
-    left = torch.cat([f.left for f in factors])[order]
-    right = torch.cat([f.right for f in factors])[order]
-    present, counts = torch.unique_consecutive(example[order], return_counts=True)
-    rows = max(1, budget // (len(present) * right.shape[1]))
-    for start in range(0, left.shape[1], rows):
-        blocks = zip(left[:, start : start + rows].split(counts.tolist()), right.split(counts.tolist()), strict=True)
-        g = torch.stack([(one.T @ other).flatten() for one, other in blocks])
-        _scatter(out, present, present, g @ g.T)
+def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int], budget: int = 2**22) -> None:
+    "Gradients formed in blocks of rows."
+    examples = [p.example.tolist() for p in pieces]
+    order = list(dict.fromkeys(i for some in examples for i in some))
+    place = {example: k for k, example in enumerate(order)}
+    slots = [torch.tensor([place[i] for i in some], device=out.device) for some in examples]
+    rows = max(1, min(shape[0], budget // (len(order) * shape[1])))
+    present = torch.tensor(order, device=out.device)
+    for start in range(0, shape[0], rows):
+        blocks = [_block(p, start, min(rows, shape[0] - start), shape) for p in pieces]
+        if sum(map(len, slots)) == len(order):
+            g = torch.cat(blocks)  # each example in one piece, and `order` is theirs
+        else:
+            g = blocks[0].new_zeros(len(order), *blocks[0].shape[1:])
+            for block, slot in zip(blocks, slots, strict=True):
+                g.index_add_(0, slot, block)
+        flat = g.flatten(1)
+        _scatter(out, present, present, flat @ flat.T)
 
-# %% ../nbs/40_gradients.ipynb #11e70985
+
+def _block(p: _Piece, start: int, width: int, shape: tuple[int, int]) -> torch.Tensor:  # [B, width, q]
+    if p.kind == "formed":
+        return p.left.view(-1, *shape)[:, start : start + width]
+    return p.left[:, :, start : start + width].transpose(1, 2) @ p.right
+
+
+def _add_by_token(out: torch.Tensor, pieces: list[_Piece], budget: int = 2**22) -> None:
+    "Embedding gradients: only rows of tokens that occur are formed."
+    example, ids, right = (torch.cat(x) for x in zip(*((p.example, p.left, p.right) for p in pieces), strict=True))
+    tokens, row = torch.unique(ids, return_inverse=True)
+    n, rows = len(out), max(1, budget // (len(out) * right.shape[1]))
+    for start in range(0, len(tokens), rows):
+        inside = (row >= start) & (row < start + rows)
+        g = right.new_zeros(n, min(rows, len(tokens) - start), right.shape[1])
+        g.index_put_((example[inside], row[inside] - start), right[inside], accumulate=True)
+        flat = g.flatten(1)
+        out += (flat @ flat.T).to(out.dtype)
+
+# %% ../nbs/40_gradients.ipynb #59fa3bf6
+class _Unattributable(Exception):
+    "Rows of a module's input cannot be told apart by example."
+
+
+class _OutOfOrder(Exception):
+    "A layer was heard again after it was closed."
+
+
+def _kind(module: torch.nn.Module) -> str:
+    # a subclass may compute something else: closed forms are for the known forward only
+    known = type(module).forward
+    if known in (torch.nn.Linear.forward, Conv1D.forward):
+        return "linear"
+    return "embedding" if known is torch.nn.Embedding.forward else "other"
+
+
+def _d_in(module: Any) -> int:
+    return int(module.weight.shape[0] if isinstance(module, Conv1D) else module.in_features)
+
+
+@dataclass
+class _Layer:
+    "Pieces of one parameter's gradients, until the last example has passed."
+
+    name: str
+    shape: tuple[int, int]
+    scale: float = 1.0
+    pieces: list[_Piece] = field(default_factory=list)
+    pending: int = 0  # Calls whose gradient has not come yet
+    owners: set[str] = field(default_factory=set)  # Modules whose calls add to it
+
+
+def _opened(x: torch.Tensor) -> torch.Tensor:
+    "`x` with a gradient, and no leaf, so that the model may change it in place."
+    return x.detach().requires_grad_().clone()
+
+
 class _Tape:
     "Hooks that collect each layer's pieces, and turn them into Grams as soon as the last example has passed."
 
-    def __init__(self, n: int, weights: str, seed: int, rank: int, alpha: float, dtype: torch.dtype):
+    def __init__(self, n: int, weights: str, seed: int, rank: int, alpha: float, dtype: torch.dtype, spool: Any):
         self.n, self.weights, self.seed, self.rank, self.alpha, self.dtype = n, weights, seed, rank, alpha, dtype
+        self.spool = spool  # None: pieces stay where they are
         self.layers: dict[int, _Layer] = {}  # by identity of the parameter, or of the module for adapters
+        self.explicit: Mapping[
+            int, torch.Tensor
+        ] = {}  # parameters whose gradient autograd forms, one example at a time
         self.grams: dict[str, torch.Tensor] = {}
-        self.batch = torch.zeros(0, dtype=torch.long)  # which examples are in the batch
-        self.last = self.busy = False
+        self.streaming = self.busy = (
+            False  # streaming: one batch only, so that a layer is closed when its gradient comes
+        )
+        self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
+        self.sketches: dict[str, torch.Tensor] = {}
+        self.begin(torch.zeros(0, dtype=torch.long))
+
+    def begin(self, batch: torch.Tensor) -> None:
+        "Say which examples the next passes are about."
+        self.batch, self.called = batch, set[str]()
 
     def watch(self, module: torch.nn.Module, name: str) -> Any:
         "Register the hook that fits `module`."
-        # an embedding's or linear layer's subclass may compute something else: closed forms are for the known forward only
-        known = type(module).forward
-        if known is torch.nn.Embedding.forward and self.weights == "full":
-            listen: Callable[..., None] = self._embedding
-        elif known in (torch.nn.Linear.forward, Conv1D.forward):
-            listen = self._linear
-        else:
-            listen = self._other
-        sketch_rows = self._sketch(module, name) if self.weights == "lora_b" else None
+        listen = self._linear if self.weights != "full" else getattr(self, f"_{_kind(module)}")
+        layers = self._layers_of(module, name)
+        for layer in layers:
+            layer.owners.add(name)
 
         def hook(_: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if self.busy:
+            again = torch._C._current_graph_task_id() != -1  # a checkpoint computes the module again
+            # the first pass of a reentrant checkpoint has no gradient, the second pass of the other kind is the wrong one
+            if self.busy or not torch.is_grad_enabled() or (again and name in self.called):
+                return None
+            self.streaming &= not again
+            self.called |= set() if again else {name}
+            if layers and all(id(p) in self.explicit for p in module.parameters(recurse=False)):
                 return None
             given = args[0] if args else next(iter(kwargs.values()), None)
             if not (isinstance(given, torch.Tensor) and isinstance(output, torch.Tensor)):
@@ -297,85 +516,124 @@ class _Tape:
                     f"gradient_gram: {name} must map one tensor to one tensor, got {type(given).__name__} to "
                     f"{type(output).__name__}. Leave it out with modules=."
                 )
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            if len(output) == 1 < len(self.batch):
-                output = output.expand(len(self.batch), *output.shape[1:])
-                given = given.expand(len(self.batch), *given.shape[1:])
-            for layer in self._uses(module, name):
+            output, given = self._of_batch(output.clone() if name in self.changed else output, given)
+            for layer in layers:
                 layer.pending += 1
             kept = given.detach()
-            if sketch_rows is not None:
-                kept = kept.to(self.dtype) @ sketch_rows.to(kept.device).T
-            output.register_hook(lambda b: self._arrived(module, name, listen, kept, b))
+            if self.weights == "lora_b":
+                kept = kept.to(self.dtype) @ self._sketch(module, name, kept.device).T
+            waiting = [kept]  # emptied on arrival, since the closure lives as long as the graph
+            output.register_hook(lambda b: self._arrived(module, name, listen, layers, waiting.pop(), b))
             return output
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
-    def finish(self) -> None:
-        "Close layers whose gradient never came or came in part."
-        for key in list(self.layers):
-            self._close(key)
+    def _of_batch(self, output: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "An output with a gradient, and one for each example."
+        if not output.requires_grad:
+            output = _opened(output)
+        if len(output) == 1 < len(self.batch):
+            output = output.expand(len(self.batch), *output.shape[1:]).clone()
+            given = given.expand(len(self.batch), *given.shape[1:])
+        return output, given
 
-    def _sketch(self, module: torch.nn.Module, name: str) -> torch.Tensor:
-        return torch.as_tensor(sketch(name, _d_in(module), rank=self.rank, seed=self.seed), dtype=self.dtype)
+    def _sketch(self, module: torch.nn.Module, name: str, device: torch.device) -> torch.Tensor:
+        if name not in self.sketches:
+            a = sketch(name, _d_in(module), rank=self.rank, seed=self.seed)
+            self.sketches[name] = torch.as_tensor(a, dtype=self.dtype, device=device)
+        return self.sketches[name]
 
-    def _uses(self, module: torch.nn.Module, name: str) -> list[_Layer]:
+    def _layers_of(self, module: Any, name: str) -> list[_Layer]:
         if self.weights == "full":
-            return [self._layer(p, f"{name}.{local}") for local, p in module.named_parameters(recurse=False)]
-        return [self._layer(module, name, 1 / _d_in(module) if self.weights == "seed_free" else 1.0)]
+            return [
+                self._layer_of(p, f"{name}.{local}".lstrip(".")) for local, p in module.named_parameters(recurse=False)
+            ]
+        if id(module) not in self.layers:
+            d_in, d_out = _d_in(module), int(module.nf if isinstance(module, Conv1D) else module.out_features)
+            drawn = self.weights == "lora_b"
+            shape, scale = (d_out, self.rank if drawn else d_in), (self.alpha / self.rank) ** 2 if drawn else 1 / d_in
+            self.layers[id(module)] = _Layer(name, shape, scale)
+        return [self.layers[id(module)]]
 
-    def _layer(self, owner: Any, name: str, scale: float = 1.0) -> _Layer:
-        return self.layers.setdefault(id(owner), _Layer(name, scale))
+    def _layer_of(self, p: torch.Tensor, name: str) -> _Layer:
+        rows = p.shape[0] if p.dim() > 1 else 1
+        return self.layers.setdefault(id(p), _Layer(name, (rows, p.numel() // max(rows, 1))))
 
     def _arrived(
-        self, module: torch.nn.Module, name: str, listen: Callable[..., None], kept: torch.Tensor, b: torch.Tensor
+        self,
+        module: torch.nn.Module,
+        name: str,
+        listen: Callable[..., None],
+        layers: list[_Layer],
+        kept: torch.Tensor,
+        b: torch.Tensor,
     ) -> None:
         self.heard.add(name)
         listen(module, name, kept, b.detach().to(self.dtype))
-        owners = list(module.parameters(recurse=False)) if self.weights == "full" else [module]
-        for owner in owners:
-            layer = self.layers[id(owner)]
+        for layer in layers:
             layer.pending -= 1
-            if layer.pending == 0 and self.last:
-                self._close(id(owner))
-            elif not self.last:
-                layer.park()
+            if layer.pending == 0 and self.streaming:
+                self._close(layer)
 
-    def _close(self, key: int) -> None:
-        layer = self.layers.pop(key)
-        self.grams[layer.name] = layer.gram(self.n, self.batch.device).cpu()
+    def add(self, owner: Any, piece: _Piece) -> None:
+        "Keep a piece of the layer of `owner`, in the smaller of its forms."
+        layer = self.layers[id(owner)]
+        if layer.name in self.grams:
+            raise _OutOfOrder(layer.name)
+        if piece.kind == "factors" and not self.streaming:
+            p, q = layer.shape
+            if piece.left.shape[1] * (p + q) > p * q:
+                piece = _Piece(piece.example, (piece.left.transpose(1, 2) @ piece.right).flatten(1), None)
+        layer.pieces.append(piece if self.spool is None else piece.aside(self.spool))
 
-    def _by_position(self, x: torch.Tensor, name: str) -> torch.Tensor:  # [examples, positions, width]
-        size = len(self.batch)
-        if x.dim() >= 3 and len(x) == size:
-            return x.flatten(1, -2)
-        if x.dim() == 2 and len(x) % size == 0:
-            return x.reshape(size, -1, x.shape[-1])
-        raise ValueError(
-            f"gradient_gram: {name} must see its batch of {size} examples along the first axis, got shape {tuple(x.shape)}. "
-            "Leave it out with modules=."
-        )
+    def size(self, tokens: int) -> int:
+        "Bytes of all pieces, at most, with so many tokens in each example."
+        each = sum(min(tokens * sum(layer.shape), math.prod(layer.shape)) for layer in self.layers.values())
+        return self.n * each * self.dtype.itemsize
 
-    def _linear(self, module: torch.nn.Module, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
-        b, kept = self._by_position(b, name), self._by_position(kept, name).to(self.dtype)
-        active = (b != 0).any(-1)
-        if self.weights == "lora_b":
-            columns = active.any(0)
-            rows = torch.einsum("nto,ntr->nor", b[:, columns], kept[:, columns]).flatten(1) * (self.alpha / self.rank)
-            self._layer(module, name).rows.append((self.batch, rows))
+    def harvest(self) -> None:
+        "Take over the gradients that autograd formed for one example."
+        for p in self.explicit.values():
+            if p.grad is not None:
+                self.add(p, _Piece(self.batch, p.grad.detach().to(self.dtype).reshape(1, -1).clone(), None))
+                p.grad = None
+
+    def close(self, passed: set[str] | None = None) -> None:
+        "Turn layers into Grams that no module but the `passed` adds to; None: all layers."
+        for layer in self.layers.values():
+            if layer.pieces and (passed is None or layer.owners <= self.heard | passed):
+                self._close(layer)
+
+    def _close(self, layer: _Layer) -> None:
+        if layer.pieces:
+            gram = _gram_of(layer.pieces, layer.shape, self.n, self.batch.device, self.dtype)
+            self.grams[layer.name] = (gram * layer.scale).cpu()
+            for piece in layer.pieces:
+                piece.free()
+            layer.pieces = []
+
+    def _by_position(self, x: torch.Tensor) -> torch.Tensor:  # [examples, positions, width]
+        if len(self.batch) == 1:
+            return x.reshape(1, -1, x.shape[-1])
+        if x.dim() < 3 or len(x) != len(self.batch):
+            raise _Unattributable
+        return x.flatten(1, -2)
+
+    def _linear(self, module: Any, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
+        b, a = self._by_position(b), self._by_position(kept).to(self.dtype)
+        own = dict(module.named_parameters(recurse=False)) if self.weights == "full" else {"weight": module}
+        if "bias" in own and id(own["bias"]) not in self.explicit:
+            self.add(own["bias"], _Piece(self.batch, b.sum(1), None))
+        if "weight" in own and id(own["weight"]) not in self.explicit:
+            b, a = _active(b, a)
+            turned = self.weights == "full" and isinstance(module, Conv1D)
+            self.add(own["weight"], _Piece(self.batch, a, b) if turned else _Piece(self.batch, b, a))
+
+    def _embedding(self, module: Any, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
+        if id(module.weight) in self.explicit:
             return
-        factors = _Factors(self.batch[active.nonzero()[:, 0]], b[active], kept[active])
-        if self.weights == "seed_free":
-            self._layer(module, name).factors.append(factors)
-            return
-        if isinstance(module, Conv1D):
-            factors = _Factors(factors.example, factors.right, factors.left)
-        self._layer(module.weight, f"{name}.weight").factors.append(factors)
-        if isinstance(module.bias, torch.nn.Parameter):
-            self._layer(module.bias, f"{name}.bias").rows.append((self.batch, b.sum(1)))
-
-    def _embedding(self, module: torch.nn.Module, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
-        b, ids = self._by_position(b, name), kept.reshape(len(self.batch), -1)
+        b = self._by_position(b)
+        ids = kept.reshape(len(self.batch), -1)
         active = (b != 0).any(-1)
         if module.padding_idx is not None:
             active &= ids != module.padding_idx  # its row never gets a gradient
@@ -383,48 +641,70 @@ class _Tape:
         # positions that hold the same token of the same example add up to one vector
         keys, inverse = torch.unique(torch.stack([self.batch[where], ids[active]]), dim=1, return_inverse=True)
         sums = torch.zeros(keys.shape[1], b.shape[-1], dtype=b.dtype, device=b.device).index_add_(0, inverse, b[active])
-        self._layer(module.weight, f"{name}.weight").factors.append(_Factors(keys[0], keys[1], sums))
+        self.add(module.weight, _Piece(keys[0], keys[1], sums))
 
     def _other(self, module: torch.nn.Module, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
-        size = len(self.batch)
-        if len(kept) != size or len(b) != size:
-            raise ValueError(
-                f"gradient_gram: {name} must see its batch of {size} examples along the first axis, got shape {tuple(kept.shape)}. "
-                "Leave it out with modules=."
-            )
+        if len(self.batch) > 1 and not len(kept) == len(b) == len(self.batch):
+            raise _Unattributable
         kept = kept.to(self.dtype) if kept.is_floating_point() else kept
-        own = {local: p.detach().to(self.dtype) for local, p in module.named_parameters(recurse=False)}
-
-        def product(parameters: dict[str, torch.Tensor], one: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-            return (functional_call(module, parameters, (one[None],)) * direction[None]).sum()
-
         self.busy = True
         try:
-            grads = vmap(grad(product), in_dims=(None, 0, 0))(own, kept, b)
+            grads = _module_gradients(module, kept, b, self.dtype, one=len(self.batch) == 1)
         finally:
             self.busy = False
         for local, p in module.named_parameters(recurse=False):
-            self._layer(p, f"{name}.{local}").rows.append((self.batch, grads[local].flatten(1)))
+            if id(p) not in self.explicit:
+                self.add(p, _Piece(self.batch, grads[local].flatten(1), None))
 
 
-def _d_in(module: torch.nn.Module) -> int:
-    weight: Any = module.weight
-    return int(weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1])
+def _active(b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "Positions with a gradient, moved to the left; all of them unless the first position has none."
+    if not b.numel() or bool(b[:, 0].any()):
+        return b, a
+    active = (b != 0).any(-1)
+    first = active.byte().argsort(dim=1, descending=True, stable=True)[:, : int(active.sum(1).max()), None]
+    return b.gather(1, first.expand(-1, -1, b.shape[-1])), a.gather(1, first.expand(-1, -1, a.shape[-1]))
 
-# %% ../nbs/40_gradients.ipynb #43a6d637
+
+def _module_gradients(
+    module: torch.nn.Module, given: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, *, one: bool
+) -> dict[str, torch.Tensor]:  # by parameter, [B, ...]
+    "Gradients of a small module's own parameters, example by example."
+    own = {local: p.detach().to(dtype) for local, p in module.named_parameters(recurse=False)}
+
+    def product(parameters: dict[str, torch.Tensor], x: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        return (functional_call(module, parameters, (x,)) * direction).sum()
+
+    if not one:
+        try:
+            by_example = vmap(grad(lambda p, x, d: product(p, x[None], d[None])), in_dims=(None, 0, 0))
+            return by_example(own, given, b)
+        except RuntimeError:  # an operation that cannot be batched
+            parts = [
+                _module_gradients(module, x[None], d[None], dtype, one=True) for x, d in zip(given, b, strict=True)
+            ]
+            return {local: torch.cat([part[local] for part in parts]) for local in own}
+    with torch.enable_grad():
+        leaves = {local: p.requires_grad_() for local, p in own.items()}
+        grads = torch.autograd.grad(product(leaves, given, b), list(leaves.values()), materialize_grads=True)
+    return {local: g[None] for local, g in zip(leaves, grads, strict=True)}
+
+# %% ../nbs/40_gradients.ipynb #bc8854ed
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, Conv1D) or all(
+        isinstance(getattr(module, k, None), int) for k in ("in_features", "out_features")
+    )
+
+
 def _targets(model: torch.nn.Module, weights: str, modules: Sequence[str] | None) -> dict[str, torch.nn.Module]:
-    owning: dict[str, torch.nn.Module] = {
-        name: m for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None
-    }
-    linear: dict[str, torch.nn.Module] = {
-        name: m for name, m in owning.items() if isinstance(m, (torch.nn.Linear, Conv1D))
-    }
+    named = dict(model.named_modules())
+    linear = {name: m for name, m in named.items() if _is_linear(m)}
+    owning = {name: m for name, m in named.items() if next(m.parameters(recurse=False), None) is not None}
     known = owning if weights == "full" else linear
     if modules is None:
-        if weights == "full":
-            return known
-        lists = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, torch.nn.ModuleList))
-        chosen = {name: m for name, m in linear.items() if name.startswith(lists)} if lists else linear
+        lists = tuple(f"{name}." for name, m in named.items() if isinstance(m, torch.nn.ModuleList))
+        inside = {name: m for name, m in linear.items() if name.startswith(lists)} if lists else linear
+        chosen = known if weights == "full" else inside
     else:
         wanted = [modules] if isinstance(modules, str) else list(modules)
         chosen = {name: m for name, m in known.items() if any(name == w or name.endswith(f".{w}") for w in wanted)}
@@ -446,77 +726,483 @@ def _check_model(model: torch.nn.Module, weights: str, targets: dict[str, torch.
             "gradient_gram: needs the base model, got one with adapters. No adapter has to be injected: pass the model "
             "before get_peft_model, or after unload()."
         )
-    if weights != "full":
+    parameters = [
+        (f"{name}.{local}", p) for name, m in targets.items() for local, p in m.named_parameters(recurse=False)
+    ]
+    unmade = [name for name, p in parameters if p.is_inference() or p.device.type == "meta"]
+    if unmade:
+        raise ValueError(
+            f"gradient_gram: needs weights that gradients can pass through, got inference tensors or weights without storage: {unmade[:3]}. "
+            "Load the model outside of torch.inference_mode() and of the meta device."
+        )
+    whole = [f"{name} ({p.dtype})" for name, p in parameters if not p.is_floating_point()]
+    if weights == "full" and whole:
+        raise ValueError(
+            f"gradient_gram: weights='full' needs floating-point weights, got {whole[:3]}. Quantised weights have no gradient: use "
+            "weights='lora_b' or 'seed_free'."
+        )
+    if weights == "full":
         return
-    families: dict[int, set[bool]] = {}
-    for name, module in targets.items():
-        closed = type(module).forward in (torch.nn.Embedding.forward, torch.nn.Linear.forward, Conv1D.forward)
-        if not closed and any(next(child.parameters(), None) is not None for child in module.children()):
-            raise TypeError(
-                f"gradient_gram: {name} ({type(module).__name__}) owns parameters beside submodules, which weights='full' does not "
-                "cover. Choose layers with modules=, or use weights='lora_b' or 'seed_free'."
-            )
-        for p in module.parameters(recurse=False):
-            families.setdefault(id(p), set()).add(closed)
-    if any(len(kinds) > 1 for kinds in families.values()):
-        raise TypeError(
-            "gradient_gram: a parameter is shared by a plain layer and one of another kind, which weights='full' does not cover. "
-            "Choose layers with modules=, or use weights='lora_b' or 'seed_free'."
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    if not floating:
+        raise ValueError(
+            f"gradient_gram: needs an embedding or norms in floating point, got only whole numbers in {type(model).__name__}. "
+            "Load the model in a floating-point type, or dequantise it."
         )
 
-# %% ../nbs/40_gradients.ipynb #89353606
-def _batches(examples: Sequence[Example], batch_tokens: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    for i in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
-        # sorted by falling length: the first of a batch is its longest
-        if batches and (len(batches[-1]) + 1) * len(examples[batches[-1][0]]) <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+# %% ../nbs/40_gradients.ipynb #81e6407f
+def _windows(examples: Sequence[Example]) -> torch.Tensor:  # [B, K]
+    "For each example K different positions, among them those that predict its answer."
+    widest = max(len(e.answer) for e in examples)
+    first = torch.tensor([max(0, len(e) - 1 - widest) for e in examples])
+    return first[:, None] + torch.arange(widest)
 
 
-def _losses(
-    model: torch.nn.Module, examples: Sequence[Example], accepts: frozenset[str]
-) -> torch.Tensor:  # one per example
-    device: torch.device = next(model.parameters()).device
-    length = max(map(len, examples)) - 1  # the last answer token is predicted, never read
-    ids, mask, labels = (np.full((len(examples), length), fill) for fill in (0, 0, -100))
-    for row, example in enumerate(examples):
-        whole, prompt = (*example.prompt, *example.answer), len(example.prompt)
-        ids[row, : len(whole) - 1] = whole[:-1]
-        mask[row, : len(whole) - 1] = 1
-        labels[row, prompt - 1 : len(whole) - 1] = example.answer
-    extra: dict[str, Any] = {"use_cache": False} if "use_cache" in accepts else {}
-    if "logits_to_keep" in accepts:
-        columns = np.flatnonzero((labels != -100).any(0))
-        labels, extra["logits_to_keep"] = labels[:, columns], torch.as_tensor(columns, device=device)
-    given = {"input_ids": torch.as_tensor(ids, device=device), "attention_mask": torch.as_tensor(mask, device=device)}
-    logits = model(**given, **extra).logits
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    target = torch.as_tensor(labels, device=device)
-    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(
-        target.shape
+def _losses(model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:  # one per example
+    embedding: Any = model.get_input_embeddings  # a method of Hugging Face models
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    device = embedding().weight.device
+    length, at = max(map(len, examples)) - 1, _windows(examples)
+    # the last answer token is predicted, never read
+    read = [(*e.prompt, *e.answer)[:-1] for e in examples]
+    ids = torch.tensor([[*r, *[r[0]] * (length - len(r))] for r in read], device=device)
+    mask = torch.tensor([[1] * len(r) + [0] * (length - len(r)) for r in read], device=device)
+    labels = torch.tensor(
+        [[*[-100] * (len(e.prompt) - 1), *e.answer, *[-100] * (length + 1 - len(e))] for e in examples], device=device
     )
-    return nats.sum(1) / (target != -100).sum(1)
+    target = _rows(labels, at)
+    narrowed: list[bool] = []
+
+    def narrow(_: torch.nn.Module, args: tuple) -> tuple | None:
+        if args[0].shape[:2] != ids.shape or narrowed:
+            return None
+        narrowed.append(True)
+        return (_rows(args[0], at), *args[1:])
+
+    handle = head.register_forward_pre_hook(narrow) if isinstance(head, torch.nn.Module) else None
+    accepts = inspect.signature(model.forward).parameters
+    try:
+        options = {"use_cache": False} if "use_cache" in accepts else {}
+        logits = model(input_ids=ids, attention_mask=mask, **options).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    logits = logits if narrowed else _rows(logits, at)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    nats = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), target.to(logits.device).flatten(), reduction="none", ignore_index=-100
+    )
+    return nats.view(target.shape).sum(1) / (target != -100).sum(1).to(nats.device)
+
+
+def _rows(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    at = at.to(x.device)
+    return x[torch.arange(len(at), device=x.device)[:, None], at]
 
 
 @contextmanager
-def _frozen(model: torch.nn.Module) -> Iterator[None]:
-    "Evaluation mode without trainable weights; both restored at the end."
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def _ready(model: torch.nn.Module) -> Iterator[Any]:
+    "Evaluation mode, frozen weights, an embedding whose output has a gradient (the hook is yielded); all restored at the end."
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
     training = [m for m in model.modules() if m.training]
-    model.requires_grad_(False).eval()
+    grads = {id(p): p.grad for p in model.parameters() if p.grad is not None}
+    inputs: Any = model.get_input_embeddings
+    hook = inputs().register_forward_hook(
+        lambda module, args, out: out if out.requires_grad or not torch.is_grad_enabled() else _opened(out)
+    )
     try:
-        with torch.enable_grad():
-            yield
+        for p in model.parameters():
+            p.requires_grad_(False)
+            p.grad = None
+        for m in training:
+            m.training = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield hook
     finally:
-        for p in trainable:
-            p.requires_grad_(True)
+        hook.remove()
+        for p in model.parameters():
+            p.requires_grad_(id(p) in trainable)
+            p.grad = grads.get(id(p))
         for m in training:
             m.training = True
 
-# %% ../nbs/40_gradients.ipynb #9cacbcd4
+# %% ../nbs/40_gradients.ipynb #0cbb512d
+@dataclass
+class _Plan:
+    "How a model has to be taken."
+
+    chain: list[tuple[str, torch.nn.Module]]  # Its blocks in order, by name; empty if they are no chain
+    explicit: Mapping[int, torch.Tensor]  # Parameters that hooks do not cover
+    single: bool  # One example at a time
+    late: list[torch.nn.Module]  # Modules of the last block of which only answer positions matter
+    opened: bool  # Whether the embedding's output must have a gradient
+    changed: frozenset[str]  # Modules whose output is changed in place later
+
+
+def _nodes(root: Any, stop: Any = None) -> Iterator[Any]:
+    "Nodes of the graph below `root` and not beyond `stop`: a leaf once for each edge, others once."
+    todo, seen = [root], {root}
+    while todo:
+        for node, _ in todo.pop().next_functions:
+            if node is None or node is stop or node in seen:
+                continue
+            yield node
+            if not hasattr(node, "variable"):
+                seen.add(node)
+                todo.append(node)
+
+
+def _uses(root: Any, stop: Any = None) -> Counter[int]:
+    "How often each leaf is used below `root`, by identity."
+    return Counter(id(node.variable) for node in _nodes(root, stop) if hasattr(node, "variable"))
+
+
+def _tensors(x: Any) -> Iterator[torch.Tensor]:
+    if isinstance(x, torch.Tensor):
+        yield x
+    elif isinstance(x, Mapping):
+        for value in x.values():
+            yield from _tensors(value)
+    elif isinstance(x, (list, tuple)):
+        for value in x:
+            yield from _tensors(value)
+
+
+def _hidden(out: Any) -> Any:
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example: Example) -> _Plan:
+    "A look at the model on a few tokens."
+    limit = getattr(model.config, "max_position_embeddings", None)
+    length = 3 if limit is None or limit >= 3 else 1
+    few = ((*example.prompt, *example.answer) * 3)[: length + 1]
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    path, blocks = max(lists, key=lambda one: sum(p.numel() for p in one[1].parameters()), default=("", []))
+    seen, last = _Seen(), blocks[-1] if len(blocks) else None
+    own = [p for m in targets.values() for p in m.parameters(recurse=False)] if weights == "full" else []
+    hooks = [m.register_forward_hook(partial(seen.module, name), with_kwargs=True) for name, m in targets.items()]
+    hooks += [block.register_forward_hook(partial(seen.block, k), with_kwargs=True) for k, block in enumerate(blocks)]
+    hooks.append(model.get_input_embeddings().register_forward_hook(seen.embedding))
+    inner = [m for m in last.modules() if m is not last and any(map(_is_linear, m.modules()))] if last else []
+    hooks += [m.register_forward_hook(seen.inner, with_kwargs=True) for m in inner]
+    try:
+        for p in own:
+            p.requires_grad_(True)
+        loss = _losses(model, [Example(few[:-1], few[-1:])] * 5).sum()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for p in own:
+            p.requires_grad_(False)
+    total = _uses(loss.grad_fn)
+    odd = {id(p) for name in seen.odd for p in targets[name].parameters(recurse=False)}
+    explicit = {id(p): p for p in own if total[id(p)] != seen.used[id(p)] or id(p) in odd}
+    chain = [(f"{path}.{k}", block) for k, block in enumerate(blocks)]
+    in_order = _is_chain(seen.calls, len(blocks), loss, seen.embedded)
+    return _Plan(
+        chain if in_order else [],
+        explicit,
+        seen.mixed or bool(explicit),
+        _late(seen.passes, loss, length) if in_order else [],
+        weights == "full" or seen.twice or not in_order,
+        frozenset(name for name, out, version in seen.outputs if out._version != version),
+    )
+
+
+def _late(
+    passes: list[tuple[Any, torch.Tensor, torch.Tensor]], loss: torch.Tensor, length: int
+) -> list[torch.nn.Module]:
+    "Outermost modules that treat each position alone, and whose gradient is zero but at the answer."
+    if length < 3 or not passes:
+        return []
+    slopes = torch.autograd.grad(loss, [out for *_, out in passes], allow_unused=True)
+    late: list[torch.nn.Module] = []
+    calls = Counter(id(module) for module, *_ in passes)
+    for (module, given, out), slope in zip(passes, slopes, strict=True):
+        if calls[id(module)] > 1 or slope is None or bool((slope[:, :-1] != 0).any()) or not bool(slope[:, -1].any()):
+            continue
+        with torch.no_grad():
+            alone, out = module(given[:, -1:]), out.detach()
+        tolerance = 100 * torch.finfo(out.dtype).eps * float(out.abs().max())
+        if alone.shape == out[:, -1:].shape and float((alone - out[:, -1:]).abs().max()) <= tolerance:
+            late.append(module)
+    within = {id(m) for module in late for m in module.modules() if m is not module}
+    return [module for module in late if id(module) not in within]
+
+
+class _Seen:
+    "What the hooks of a short run saw, five equal rows of it."
+
+    def __init__(self) -> None:
+        self.used: Counter[int] = Counter()  # Uses of parameters within their own modules
+        self.odd: set[str] = set()  # Modules that do not map one tensor to one tensor
+        self.mixed = False  # Whether a module sees rows that are not told apart by example
+        self.calls: list[tuple[int, Any, Any, Any]] = []
+        self.embedded: Any = None
+        self.passes: list[tuple[Any, torch.Tensor, torch.Tensor]] = []  # Module, input and output, in the last block
+        self.outputs: list[tuple[str, torch.Tensor, int]] = []  # With their version, which grows when they are changed
+        self.twice = False  # Whether a checkpoint computes modules again
+
+    def module(self, name: str, _: torch.nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+        given = [x for x in (*args, *kwargs.values()) if x is not None]
+        self.twice |= not torch.is_grad_enabled()
+        if not (len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(out, torch.Tensor)):
+            self.odd.add(name)
+            return
+        self.outputs.append((name, out, out._version))
+        self.mixed |= out.dim() < 3 or not (len(out) == len(given[0]) == 5 or len(out) == 1)
+        if out.grad_fn is not None:
+            self.used.update(_uses(out.grad_fn, given[0].grad_fn))
+
+    def inner(self, module: torch.nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+        fits = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor)
+        if fits and args[0].dim() == out.dim() == 3 and args[0].shape[:2] == out.shape[:2] and out.requires_grad:
+            self.passes.append((module, args[0], out))
+
+    def block(self, k: int, _: torch.nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+        self.calls.append((k, args, kwargs, out))
+
+    def embedding(self, _: torch.nn.Module, args: tuple, out: Any) -> None:
+        self.embedded = out
+
+
+def _is_chain(calls: list[tuple[int, Any, Any, Any]], size: int, loss: torch.Tensor, embedded: Any) -> bool:
+    "Whether each block reads the one before, and nothing else that carries a gradient."
+    if not size or [k for k, *_ in calls] != list(range(size)):
+        return False
+    before: Any = None
+    for _, args, kwargs, out in calls:
+        if not (args and isinstance(args[0], torch.Tensor) and isinstance(_hidden(out), torch.Tensor)):
+            return False
+        rest = (args[1:], kwargs, out[1:] if isinstance(out, tuple) else ())
+        if any(t.requires_grad for t in _tensors(rest)) or args[0] is not (args[0] if before is None else before):
+            return False
+        before = _hidden(out)
+    # no path may lead around a block: what is below it is reached through its input alone
+    ends = [embedded.grad_fn, calls[0][1][0].grad_fn, *(_hidden(out).grad_fn for *_, out in calls)]
+    steps = [(_hidden(out).grad_fn, args[0].grad_fn) for _, args, _, out in calls] + [(loss.grad_fn, ends[-1])]
+    return all(end is not None for end in ends) and not any(
+        node in ends for top, bottom in steps for node in _nodes(top, bottom)
+    )
+
+# %% ../nbs/40_gradients.ipynb #e366fb93
+def _batches(
+    examples: Sequence[Example], budget: int, *, waste: float | int = 0.1
+) -> list[list[int]]:  # Longest examples first
+    "Batches of at most `budget` padded tokens, of which padding takes no more than the share `waste`."
+    batches: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
+        longest = len(examples[batches[-1][0]]) if batches else 0
+        padded = longest * (len(batches[-1]) + 1) if batches else 0
+        if batches and padded <= budget and padded - total - len(examples[i]) <= waste * padded:
+            batches[-1].append(i)
+            total += len(examples[i])
+        else:
+            batches.append([i])
+            total = len(examples[i])
+    return batches
+
+
+@dataclass
+class _Run:
+    "What the passes share."
+
+    model: torch.nn.Module
+    examples: list[Example]
+    batches: list[list[int]]
+    tape: _Tape
+    chain: list[tuple[str, torch.nn.Module]]
+    show: bool
+    losses: Any = None
+    window: Any = None
+
+    def __post_init__(self) -> None:
+        self.losses = np.zeros(len(self.examples))
+
+    def begin(self, at: int) -> list[Example]:
+        "Tell the tape which batch comes now."
+        device = self.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        self.tape.begin(torch.tensor(self.batches[at], device=device))
+        batch = [self.examples[i] for i in self.batches[at]]
+        self.window = _windows(batch)
+        return batch
+
+    def narrow(self, late: list[torch.nn.Module]) -> list[Any]:
+        "Let some modules compute answer positions only; what they give elsewhere is never used."
+        shapes: dict[int, torch.Size] = {}
+
+        def pick(module: torch.nn.Module, args: tuple) -> tuple:
+            shapes[id(module)] = args[0].shape
+            return (_rows(args[0], self.window),)
+
+        def spread(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+            whole = out.new_zeros(*shapes[id(module)][:2], out.shape[-1])
+            rows = torch.arange(len(out), device=out.device)[:, None]
+            return whole.index_put((rows, self.window.to(out.device)), out)
+
+        return [h for m in late for h in (m.register_forward_pre_hook(pick), m.register_forward_hook(spread))]
+
+    def forward(self, at: int) -> torch.Tensor:
+        "Sum of the losses of a batch, which are noted."
+        each = _losses(self.model, self.begin(at))
+        self.losses[self.batches[at]] = each.detach().double().cpu().numpy()
+        return each.sum()
+
+    def back(self, out: torch.Tensor, direction: torch.Tensor | None = None) -> None:
+        if out.requires_grad and (direction is not None or out.dim() == 0):
+            out.backward(direction)
+            self.tape.harvest()
+
+    def names(self, k: int) -> set[str]:
+        "Modules of a block."
+        name, block = self.chain[k]
+        return {f"{name}.{inner}".rstrip(".") for inner, _ in block.named_modules()}
+
+
+def _whole(run: _Run) -> None:
+    "Each batch through the whole model."
+    run.tape.streaming = len(run.batches) == 1 and not run.tape.explicit
+    for at in progress(range(len(run.batches)), "gradients", show=run.show and len(run.batches) > 1):
+        run.back(run.forward(at))
+
+
+def _kept(run: _Run) -> None:
+    "Batches in lock-step, with the graphs of the forward pass."
+    cuts: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+
+    def cut(module: torch.nn.Module, args: tuple, out: Any) -> Any:
+        inner = _hidden(out)
+        leaf = inner.detach().requires_grad_()
+        cuts[-1].append((inner, leaf))
+        return (leaf, *out[1:]) if isinstance(out, tuple) else leaf
+
+    hooks = [block.register_forward_hook(cut) for _, block in run.chain]
+    try:
+        for at in range(len(run.batches)):
+            cuts.append([])
+            run.back(run.forward(at))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    run.tape.close(set())
+    passed: set[str] = set()
+    for k in progress(
+        range(len(run.chain) - 1, -1, -1), "gradients", total=len(run.chain), show=run.show and len(run.batches) > 1
+    ):
+        for at in range(len(run.batches)):
+            run.begin(at)
+            inner, leaf = cuts[at].pop()
+            run.back(inner, leaf.grad)
+        passed |= run.names(k)
+        run.tape.close(passed)
+
+
+class _Reached(Exception):
+    "The forward pass has come as far as it is needed."
+
+
+@contextmanager
+def _replaced(blocks: list[torch.nn.Module], forwards: list[Callable]) -> Iterator[None]:
+    "Other forward functions for some blocks, for a while."
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block, forward in zip(blocks, forwards, strict=True):
+            block.forward = forward
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            del block.forward
+            if own is not None:
+                block.forward = own
+
+
+def _recomputed(run: _Run, spool: _Spool, opened: bool) -> None:
+    "Batches in lock-step; boundaries put aside, each block computed again."
+    blocks = [block for _, block in run.chain]
+    steps, n = progress(range((len(blocks) + 3) * len(run.batches)), "gradients", show=run.show), len(run.batches)
+    walks = [_boundaries(run, at, spool) for at, _ in zip(range(n), steps, strict=False)]
+    slopes: list[Any] = []
+    for at, _ in zip(range(n), steps, strict=False):
+        top, form = walks[at].pop()
+        slopes.append(_moved(top, _slope_at_top(run, at, top.get(), form), spool))
+    run.tape.close(set())
+    passed: set[str] = set()
+    for k in range(len(blocks) - 1, -1, -1):
+        for at, _ in zip(range(n), steps, strict=False):
+            run.begin(at)
+            below, call = walks[at].pop()
+            leaf = below.get().requires_grad_(k > 0 or opened)
+            run.back(call(leaf), slopes[at].get())
+            slopes[at].free()
+            slopes[at] = _moved(below, leaf.grad, spool)
+        passed |= run.names(k)
+        run.tape.close(passed)
+    if all(layer.owners <= run.tape.heard | passed for layer in run.tape.layers.values()):
+        return  # nothing below the blocks takes part
+    for at, _ in zip(range(n), steps, strict=False):
+        with suppress(_Reached), _replaced(blocks[:1], [partial(_backward_from, run, slopes[at])]):
+            _losses(run.model, run.begin(at))
+
+
+def _slope_at_top(run: _Run, at: int, hidden: torch.Tensor, form: Callable) -> torch.Tensor | None:
+    "Gradient at what leaves the last block, by a pass in which the blocks do nothing."
+    leaf, blocks = hidden.requires_grad_(), [block for _, block in run.chain]
+    with _replaced(blocks, [lambda *a, **k: form(leaf), *[lambda h, *a, **k: form(h) for _ in blocks[1:]]]):
+        run.back(run.forward(at))
+    return leaf.grad
+
+
+def _moved(old: _Aside, new: torch.Tensor | None, spool: _Spool) -> _Aside:
+    "The gradient of a boundary in the boundary's place."
+    gradient = torch.zeros(old.shape, dtype=old.dtype) if new is None else new
+    old.free()
+    return spool.put(gradient)
+
+
+def _backward_from(run: _Run, slope: _Aside, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    run.back(hidden, slope.get())
+    raise _Reached
+
+
+def _boundaries(run: _Run, at: int, spool: _Spool) -> list[tuple[_Aside, Callable]]:
+    "What enters each block of one batch, put aside, with how to call the block; last what leaves the last block, with how it is returned."
+    walk: list[tuple[_Aside, Callable]] = []
+    aside: dict[int, tuple[torch.Tensor, _Aside]] = {}  # what all blocks are given is put aside once
+
+    def put(x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and id(x) not in aside:
+            aside[id(x)] = (x, spool.put(x))
+        return aside[id(x)][1] if isinstance(x, torch.Tensor) else x
+
+    def before(block: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        rest, named = _mapped(put, args[1:]), _mapped(put, kwargs)
+        walk.append((spool.put(args[0]), lambda h: _hidden(block(h, *_mapped(_got, rest), **_mapped(_got, named)))))
+
+    def after(block: torch.nn.Module, args: tuple, out: Any) -> None:
+        rest = out[1:] if isinstance(out, tuple) else None
+        walk.append((spool.put(_hidden(out)), lambda h: h if rest is None else (h, *rest)))
+        raise _Reached
+
+    hooks = [block.register_forward_pre_hook(before, with_kwargs=True) for _, block in run.chain]
+    hooks.append(run.chain[-1][1].register_forward_hook(after))
+    try:
+        with torch.no_grad(), suppress(_Reached):
+            _losses(run.model, run.begin(at))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return walk
+
+
+def _mapped(change: Callable, x: Any) -> Any:
+    "`x` with `change` applied to what tuples, lists and dictionaries hold."
+    if isinstance(x, (tuple, list)):
+        return type(x)([_mapped(change, y) for y in x])
+    return {key: _mapped(change, y) for key, y in x.items()} if isinstance(x, dict) else change(x)
+
+# %% ../nbs/40_gradients.ipynb #68c5047f
 def gradient_gram(
     model: torch.nn.Module,  # Causal LM in Hugging Face form, without adapters; left as it was found
     examples: Sequence[Any],  # Two or more `Example`, or pairs of (prompt ids, answer ids)
@@ -528,8 +1214,14 @@ def gradient_gram(
     modules: Sequence[str]
     | None = None,  # Last parts of layer names; None: all linear layers in the blocks (`full`: everything)
     per_layer: bool = False,  # True: keep each layer's own n x n matrix
-    batch_tokens: int = 8192,  # Padded tokens per forward and backward pass
-    show: bool = True,  # Progress bar, where there is more than one batch
+    batch_tokens: int
+    | None = None,  # Padded tokens whose activations may be held at once; None: 160 on a CPU, else 8192
+    lock_step: bool
+    | None = None,  # Recompute block by block where not all tokens fit; None: where 8 GiB of pieces would be put aside
+    offload: str
+    | PathLike
+    | None = None,  # Folder for what is put aside; None: main memory beside a GPU, else a temporary file
+    show: bool = True,  # Progress bar
 ) -> Gram:  # Inner products, losses, notes
     "Exact inner products of the gradients of the examples' answer losses."
     chosen = [e if isinstance(e, Example) else Example(*e) for e in examples]
@@ -539,40 +1231,38 @@ def gradient_gram(
         )
     targets = _targets(model, weights, modules)
     _check_model(model, weights, targets)
-    _check_examples(model, chosen, rank, batch_tokens)
-    dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
     inputs: Any = model.get_input_embeddings  # a method of Hugging Face models
-    tape, losses = _Tape(len(chosen), weights, seed, rank, float(alpha), dtype), np.zeros(len(chosen))
-    accepts = frozenset(inspect.signature(model.forward).parameters)
-    batches, hooks = _batches(chosen, batch_tokens), []
-    with _frozen(model):
+    usual = 160 if inputs().weight.device.type == "cpu" else 8192
+    batch_tokens = usual if batch_tokens is None else batch_tokens
+    _check_examples(model, chosen, rank, batch_tokens)
+    with _ready(model) as opening:
+        plan = _plan(model, targets, weights, min(chosen, key=len))
+        settings = (weights, seed, rank, float(alpha))
+        if not plan.opened:
+            opening.remove()  # nothing below the first layer that takes part needs a gradient
         try:
-            hooks = [inputs().register_forward_hook(lambda m, a, out: out.requires_grad_())]
-            hooks += [tape.watch(module, name) for name, module in targets.items()]
-            for at, batch in enumerate(progress(batches, "gradients", show=show and len(batches) > 1)):
-                tape.batch = torch.tensor(batch, device=next(model.parameters()).device)
-                tape.last = at == len(batches) - 1
-                each = _losses(model, [chosen[i] for i in batch], accepts)
-                losses[batch] = each.detach().double().cpu().numpy()
-                each.sum().backward()
-            tape.finish()
-        finally:
-            for hook in hooks:
-                hook.remove()
-    if not tape.heard:
+            run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
+        except (_Unattributable, _OutOfOrder):
+            plan = replace(plan, chain=[], single=True, late=[])
+            run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
+    tape, losses = run.tape, run.losses
+    if not tape.grams:
         raise ValueError(
             f"gradient_gram: no chosen layer of {type(model).__name__} received a gradient, out of {len(targets)}. "
             "Choose layers between the embedding and the head."
         )
-    # layers in the order of the model, so that the sum does not depend on the order of the backward pass
-    order = [name for name, _ in model.named_parameters()] if weights == "full" else list(targets)
-    layers = {
-        name: tape.grams[name].numpy()
-        for name in sorted(tape.grams, key=lambda name: order.index(name) if name in order else len(order))
-    }
+    # layers in the order of the model, so that the sum does not depend on the order of the passes
+    order = [layer.name for layer in tape.layers.values() if layer.name in tape.grams]
+    layers = {name: tape.grams[name].numpy() for name in order}
     dot = np.sum(list(layers.values()), axis=0)
     dot = (dot + dot.T) / 2
     drawn = weights == "lora_b"
+    notes = _notes(chosen, dot, losses)
+    owners = set().union(*(layer.owners for layer in tape.layers.values() if layer.name in tape.grams))
+    silent = [name for name in targets if name not in tape.heard | owners]
+    notes += [f"layers without a gradient: {', '.join(silent[:5])}"] if silent else []
+    left_out = [] if weights == "full" or modules is not None else _other_matrices(model)
+    notes += [f"matrices outside linear layers take no part: {', '.join(left_out[:5])}"] if left_out else []
     return Gram(
         dot,
         losses,
@@ -580,8 +1270,62 @@ def gradient_gram(
         seed if drawn else None,
         rank if drawn else None,
         layers if per_layer else {},
-        _notes(chosen, dot, losses, sorted(set(targets) - tape.heard)),
+        tuple(notes),
     )
+
+
+def _passes(
+    model: torch.nn.Module,
+    examples: list[Example],
+    targets: dict[str, torch.nn.Module],
+    plan: _Plan,
+    settings: tuple[str, int, int, float],
+    limits: tuple[int, bool | None, Any],
+    show: bool,
+) -> _Run:
+    "The passes that the plan and the size ask for."
+    device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    double = any(p.dtype == torch.float64 for p in model.parameters())
+    (budget, lock_step, offload), longest = limits, max(map(len, examples))
+    # without a chain all must be in one padded batch, or pieces must wait
+    fits = (sum(map(len, examples)) if plan.chain else longest * len(examples)) <= budget and not lock_step
+    fits &= bool(plan.chain) or not plan.single
+    spool = None if fits else _Spool(device, offload)
+    batches = _batches(examples, 1 if plan.single else budget, waste=0.1 if plan.chain or not fits else 1)
+    tape = _Tape(len(examples), *settings, torch.float64 if double else torch.float32, spool)
+    run = _Run(model, examples, batches, tape, plan.chain, show)
+    hooks = []
+    try:
+        for p in plan.explicit.values():
+            p.requires_grad_(True)
+        tape.explicit, tape.changed = plan.explicit, plan.changed
+        hooks += [tape.watch(module, name) for name, module in targets.items()]
+        hooks += run.narrow(plan.late)  # after the tape's hooks, which shall see what was computed
+        if plan.chain and spool is None:
+            _kept(run)
+        elif spool is not None and plan.chain and (tape.size(longest) > 2**33 if lock_step is None else lock_step):
+            _recomputed(run, spool, plan.opened)
+        else:
+            _whole(run)
+        tape.close()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if spool is not None:
+            spool.close()
+    return run
+
+
+def _other_matrices(model: torch.nn.Module) -> list[str]:
+    "Parameters in the blocks, with two dimensions or more, that belong to no linear layer."
+    lists = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, torch.nn.ModuleList))
+    return [
+        f"{name}.{local}"
+        for name, m in model.named_modules()
+        if not _is_linear(m) and f"{name}.".startswith(lists)
+        for local, p in m.named_parameters(recurse=False)
+        if p.dim() > 1
+    ]
 
 
 def _check_examples(model: Any, examples: list[Example], rank: int, batch_tokens: int) -> None:
@@ -604,9 +1348,7 @@ def _check_examples(model: Any, examples: list[Example], rank: int, batch_tokens
         )
 
 
-def _notes(
-    examples: list[Example], dot: Float[np.ndarray, "n n"], losses: Float[np.ndarray, " n"], silent: list[str]
-) -> tuple[str, ...]:
+def _notes(examples: list[Example], dot: Float[np.ndarray, "n n"], losses: Float[np.ndarray, " n"]) -> list[str]:
     first: dict[Example, int] = {}
     twins = [(first[e], i) for i, e in enumerate(examples) if first.setdefault(e, i) != i]
     notes = [f"examples {a} and {b} are identical" for a, b in twins]
@@ -616,6 +1358,4 @@ def _notes(
         notes.append(f"examples {broken} have a gradient that is not finite")
         warnings.warn(f"gradient_gram: {notes[-1]}; their cosines are null.", stacklevel=3)
     empty = np.flatnonzero(norms == 0).tolist()
-    notes += [f"examples {empty} have a gradient of zero"] if empty else []
-    notes += [f"layers without a gradient: {', '.join(silent[:5])}"] if silent else []
-    return tuple(notes)
+    return [*notes, f"examples {empty} have a gradient of zero"] if empty else notes

@@ -6,7 +6,7 @@
 __all__ = ['make_cldr_items', 'freeze_cldr_items', 'cldr_facts', 'cldr_sentences', 'make_items', 'audit', 'edits_between',
            'make_variants', 'freeze_variants', 'load_benchmark']
 
-# %% ../nbs/30_items.ipynb #976e2f81
+# %% ../nbs/30_items.ipynb #927f30cf
 from collections.abc import Mapping, Sequence
 import csv
 from difflib import SequenceMatcher
@@ -18,6 +18,7 @@ from pathlib import Path
 import re
 from typing import Any, NamedTuple
 import unicodedata
+import warnings
 
 import polars as pl
 from rapidfuzz import fuzz, process
@@ -27,7 +28,7 @@ from .edits import Edit, EditedText
 from .store import atomic_write, data_dir, data_path, register_data
 from .text import graphemes, languages
 
-# %% ../nbs/30_items.ipynb #23a4cb2f
+# %% ../nbs/30_items.ipynb #1cc9bf08
 _cldr_locales = {"en": "en", "fa": "fa", "it": "it", "tr": "tr", "zh": "zh_Hans"}
 
 # {s} subject, {d} its genitive, {o} the name of an object, {O} the same as an option; first the prompt and the option, then paraphrases
@@ -177,7 +178,7 @@ _currency_of = ("EC", "LI", "GL", "FI", "NR", "GD", "NU", "GG")
 _official_of = ("BR", "AT", "CO", "EG", "SR", "GA", "IR", "GH", "SM", "MD", "KH", "AD")
 _script_of = ("ru", "hi", "ur", "vi", "am", "yi", "dz")
 
-# %% ../nbs/30_items.ipynb #052ceb8b
+# %% ../nbs/30_items.ipynb #cfaccf30
 def make_cldr_items() -> (
     pl.DataFrame
 ):  # `fact_id`, `set_id`, `relation`, `lang`, `subject`, `question`, `choices`, `answer`, `sentences`, `source`
@@ -288,7 +289,7 @@ def _it_article(noun: str) -> str:
         return "l'"
     return "lo " if noun[0] == "s" and noun[1] not in "aeiou" else "il "
 
-# %% ../nbs/30_items.ipynb #5056df9a
+# %% ../nbs/30_items.ipynb #e9ff0bd3
 def freeze_cldr_items() -> Path:  # The file written, entered in the manifest
     "Write `make_cldr_items()` to the embedded data."
     frame, path = make_cldr_items(), data_dir() / "benchmark" / "cldr_items.jsonl"
@@ -302,7 +303,7 @@ def freeze_cldr_items() -> Path:  # The file written, entered in the manifest
     )
     return path
 
-# %% ../nbs/30_items.ipynb #89b08438
+# %% ../nbs/30_items.ipynb #aa1d3bb2
 def cldr_facts() -> (
     pl.DataFrame
 ):  # `fact_id`, `set_id` (shared by translations), `relation`, `lang`, `subject`, `question`, `choices`, `answer`, `source`
@@ -314,7 +315,7 @@ def cldr_facts() -> (
 def _cldr_file() -> pl.DataFrame:
     return pl.read_ndjson(data_path("benchmark/cldr_items.jsonl"))
 
-# %% ../nbs/30_items.ipynb #53c979c3
+# %% ../nbs/30_items.ipynb #af278436
 def cldr_sentences() -> (
     pl.DataFrame
 ):  # `fact_id`, `set_id`, `relation`, `lang`, `form` (0: prompt + space + answer; above: paraphrases), `sentence`
@@ -327,7 +328,7 @@ def cldr_sentences() -> (
         .select("fact_id", "set_id", "relation", "lang", "form", "sentence")
     )
 
-# %% ../nbs/30_items.ipynb #76d63cf4
+# %% ../nbs/30_items.ipynb #8753c9a5
 def make_items(
     rows: pl.DataFrame
     | Sequence[
@@ -337,6 +338,7 @@ def make_items(
     name: str = "items",  # What to call the records, in ids and messages
     lang: str | None = None,  # Language of records that do not name theirs
     domain: str | None = None,  # Domain of records that do not name theirs
+    skip: bool = False,  # Leave out records that cannot be read, with a warning that names them, instead of raising
 ) -> pl.DataFrame:  # Items frame; fields of the source that no column takes are kept as text
     "Items from records; what they do not say is filled by the rules above."
     if isinstance(rows, pl.DataFrame):
@@ -352,17 +354,24 @@ def make_items(
             read.append(_item(row, name, number, lang, domain))
         except ValueError as problem:
             problems.append(f"row {number}: {problem}")
-    if problems:
+    if problems and not skip:
         raise ValueError(
             f"make_items: each row needs a question, its options and the index of the right one, got {len(problems)} of "
             f"{len(rows)} rows of {name!r} that do not have them: {'; '.join(problems)}. Correct these rows and load again."
         )
+    if problems:
+        _left_out("make_items", f"{len(problems)} of {len(rows)} rows of {name!r} that cannot be read", problems)
     extra = sorted({key for item in read for key in item} - {c.name for c in item_schema.columns})
     schema = {c.name: c.dtype for c in item_schema.columns} | dict.fromkeys(extra, pl.String)
     frame = pl.DataFrame([{key: item.get(key) for key in schema} for item in _with_twins(read)], schema=schema)
     return check_frame(frame, item_schema, "make_items")
 
-# %% ../nbs/30_items.ipynb #db53e192
+# %% ../nbs/30_items.ipynb #4d5c0133
+def _left_out(where: str, what: str, problems: Sequence[str]) -> None:
+    more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
+    warnings.warn(f"{where}: left out {what}: {'; '.join(problems[:12])}{more}.", UserWarning, stacklevel=3)
+
+# %% ../nbs/30_items.ipynb #6a99d50c
 _fields = {
     "item_id": ("item_id", "id"),
     "answer": ("answer", "answer_index"),
@@ -375,6 +384,8 @@ _langs = {"eng_Latn": "en", "pes_Arab": "fa", "ita_Latn": "it", "tur_Latn": "tr"
 
 
 def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, domain: str | None) -> dict[str, Any]:
+    if isinstance(row, ValueError):  # a line that its reader could not make a record of
+        raise row
     if not isinstance(row, Mapping):
         raise ValueError(f"is a {type(row).__name__}, not a record")
     given = {
@@ -480,7 +491,7 @@ def _slug(label: str) -> str:
 def _whole(value: Any) -> str | None:
     return None if value is None or value == "" else re.sub(r"^(\d+)\.0$", r"\1", str(value))
 
-# %% ../nbs/30_items.ipynb #52f6009d
+# %% ../nbs/30_items.ipynb #4872332d
 def _with_twins(read: list[dict[str, Any]]) -> list[dict[str, Any]]:
     own: dict[tuple[str, str], dict[str, Any]] = {}
     by_id = {item["item_id"]: item for item in reversed(read)}
@@ -507,7 +518,7 @@ def _with_twins(read: list[dict[str, Any]]) -> list[dict[str, Any]]:
             item["target"] = "both" if len(changed) == 2 else (changed[0] if changed else None)
     return read
 
-# %% ../nbs/30_items.ipynb #afc93637
+# %% ../nbs/30_items.ipynb #8553b425
 class _Hit(NamedTuple):
     severity: str
     item_id: str
@@ -576,20 +587,77 @@ def _own_hits(row: dict[str, Any]) -> list[_Hit]:
     for field, text in (("question", question), *((f"option {i}", o) for i, o in enumerate(options))):
         edges = {c for c in text[:1] + text[-1:] if c in _invisible or c.isspace()}
         if edges and text.strip():
+            # the prompt strips white space around a question; zero-width characters survive it
+            stripped = field == "question" and all(c.isspace() for c in edges)
             hit(
-                "warning",
-                "A20 invisible character at the edge",
+                "note" if stripped else "warning",
+                "A20 space that the prompt strips" if stripped else "A20 invisible character at the edge",
                 f"{field}: {', '.join(f'U+{ord(c):04X}' for c in sorted(edges))}",
             )
         if unicodedata.normalize("NFC", text) != text:
             hit("note", "A20 not in NFC", f"{field} {text[:40]!r}")
+    _form_hits(row, question, options, hit)
     if row["perturbation"] == "canonical" and gold is not None and 0 <= gold < len(options):
         inside = _fold(options[gold])
         if inside and re.search(rf"(?<!\w){re.escape(inside)}(?!\w)", _fold(question)):
             hit("note", "A7 answer stands in the question", f"{options[gold]!r}")
     return hits
 
-# %% ../nbs/30_items.ipynb #93111633
+# %% ../nbs/30_items.ipynb #a0e39a66
+_styling_subsets = frozenset(
+    [
+        "enclosed_characters",
+        "upside_down_rotated",
+        "double_struck",
+        "fullwidth_characters",
+        "unicode_formatting",
+        "scripted_text",
+        "superscript_subscript_styling",
+        "macron_diacritic",
+        "hyphenated_spelling",
+        "spaced_styling",
+        "strikethrough",
+        "diacriticized_styling",
+    ]
+)
+_two_readings = ((r"\bweek ?days?\b", "7", "5"), (r"\bbi-?weekly\b", "2", "1/2"))
+
+
+def _form_hits(row: dict[str, Any], question: str, options: list[str], hit: Any) -> None:
+    name, lang = row["perturbation"], row["lang"]
+    letters = [c for c in question if c.isalpha()]
+    styled = [o for o in options if any(not c.isascii() for c in o) or re.search(r"(?:\w-){2}", o)]
+    plain = bool(letters) and question.isascii() and not re.search(r"(?:\w-){2}|(?:\b\w ){3}", question)
+    if name in _styling_subsets and plain and styled:
+        hit("warning", "A2 only the options are styled", f"question {question[:60]!r}, option {styled[0]!r}")
+    digits = [
+        {
+            unicodedata.name(c).rpartition("DIGIT")[0].strip() or "LATIN"
+            for c in text
+            if c.isdecimal() and unicodedata.normalize("NFKC", c) == c
+        }
+        for text in (question, " ".join(options))
+    ]
+    if len(digits[0]) == len(digits[1]) == 1 and digits[0] != digits[1]:
+        hit(
+            "warning",
+            "A10 digits of question and options differ",
+            f"{_listed(frozenset(digits[0]))} in the question, {_listed(frozenset(digits[1]))} in the options",
+        )
+    for pattern, *readings in _two_readings:
+        held = [_fold(o) for o in options]
+        if re.search(pattern, question.casefold()) and sum(any(h.startswith(r) for h in held) for r in readings) > 1:
+            hit(
+                "warning",
+                "A7 wording with two readings",
+                f"{question[:60]!r} with the options {' and '.join(readings)}",
+            )
+    if name != "canonical" and re.search(r"\*\*\S.*\S\*\*", question):
+        hit("warning", "A12 Markdown beside the edit", repr(question[:60]))
+    if name == "contractions" and lang == "en" and re.search(r"['’]s?$", question.strip()):
+        hit("note", "A14 question ends in a contraction", repr(question[-40:]))
+
+# %% ../nbs/30_items.ipynb #9f2c7a5c
 def _option_hits(options: list[str], gold: int | None, hit: Any) -> None:
     nfc = [unicodedata.normalize("NFC", o) for o in options]
     nfkc = [unicodedata.normalize("NFKC", o) for o in options]
@@ -633,26 +701,65 @@ def _alphabets(text: str) -> frozenset[str]:
             kinds.add(" ".join(words[:2]) if words[0] == "MATHEMATICAL" else words[0])
     return frozenset(kinds)
 
-# %% ../nbs/30_items.ipynb #4fa7a789
+# %% ../nbs/30_items.ipynb #f24f1bbf
 def _pair_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
     by_id = {row["item_id"]: row for row in reversed(rows)}
     home: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["perturbation"] == "canonical" and row["choices"] and row["question"]:
             home.setdefault((row["lang"], row["domain"]), {}).setdefault(row["set_id"], row)
-    hits: list[_Hit] = []
+    usual, hits = _usual_options(rows, by_id)
+    alone: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["perturbation"] == "canonical" or row["question"] is None or not row["choices"]:
             continue
         twin = by_id.get(row["canonical_id"]) if row["canonical_id"] else None
         if twin is None or twin["perturbation"] != "canonical" or not twin["choices"]:
-            hits.append(
-                _Hit("warning", row["item_id"], "G7 no canonical item", f"canonical_id {row['canonical_id']!r}")
-            )
+            alone.setdefault((row["lang"], row["perturbation"]), []).append(row["item_id"])
+            hits += _edit_hits(row, None)
             continue
         stray = _stray(row, twin, home.get((row["lang"], twin["domain"]), {}))
-        hits += [_Hit("error", row["item_id"], *stray)] if stray else _twin_hits(row, twin)
+        reference = twin | ({"choices": usual[twin["item_id"]]} if twin["item_id"] in usual else {})
+        hits += (
+            [_Hit("error", row["item_id"], *stray)] if stray else [*_twin_hits(row, twin), *_edit_hits(row, reference)]
+        )
+    hits += [
+        _Hit(
+            "warning",
+            ids[0],
+            "G7 no canonical item",
+            f"{lang} {name}: {len(ids)} items, {', '.join(ids[:5])}{' ...' if len(ids) > 5 else ''}",
+        )
+        for (lang, name), ids in alone.items()
+    ]
     return hits
+
+
+def _usual_options(
+    rows: list[dict[str, Any]], by_id: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, list[str]], list[_Hit]]:
+    "Where variants of several subsets agree on other options than the canonical item has: those options, and a note on the canonical item."
+    seen: dict[str, dict[tuple[str, ...], set[str]]] = {}
+    for row in rows:
+        if row["perturbation"] != "canonical" and row["choices"] and row["canonical_id"] in by_id:
+            key = tuple(sorted(o or "" for o in row["choices"]))
+            seen.setdefault(row["canonical_id"], {}).setdefault(key, set()).add(row["perturbation"])
+    usual: dict[str, list[str]] = {}
+    hits = []
+    for item_id, versions in seen.items():
+        own = tuple(sorted(o or "" for o in by_id[item_id]["choices"] or []))
+        most, names = max(versions.items(), key=lambda pair: (len(pair[1]), pair[0]))
+        if own not in versions and len(names) > 1:
+            usual[item_id] = list(most)
+            hits.append(
+                _Hit(
+                    "note",
+                    item_id,
+                    "canonical options differ from those of the variants",
+                    f"{list(own)}, in {len(names)} subsets {list(most)}",
+                )
+            )
+    return usual, hits
 
 
 def _stray(row: dict[str, Any], twin: dict[str, Any], home: dict[str, dict[str, Any]]) -> tuple[str, str] | None:
@@ -701,15 +808,226 @@ def _twin_hits(row: dict[str, Any], twin: dict[str, Any]) -> list[_Hit]:
                 f"{options[gold]!r}, canonical {its[right]!r}",
             )
         )
-    asked, before = (len(re.findall(r"[.!?。！？؟]", text or "")) for text in (row["question"], twin["question"]))
-    if asked < before and len(row["question"]) < 0.7 * len(twin["question"]):
+    for what, evidence in (_quote_lost(row, twin), _word_twice(row, twin), _second_edit(row, twin)):
+        if what:
+            hits.append(_Hit("error" if "no longer" in what else "warning", row["item_id"], what, evidence))
+    asked, before = (
+        len(re.findall(r"[.!?؟](?=\s)|[。！？]", text or "")) for text in (row["question"], twin["question"])
+    )
+    if (
+        asked < before
+        and len(row["question"]) < 0.7 * len(twin["question"])
+        and row["perturbation"] not in ("web_search_query", "unusual_formatting")
+    ):
         hits.append(
-            _Hit("note", row["item_id"], "A13 a sentence fewer than the canonical item", repr(row["question"][:60]))
+            _Hit("warning", row["item_id"], "A13 a sentence fewer than the canonical item", repr(row["question"][:60]))
         )
     return hits
 
-# %% ../nbs/30_items.ipynb #8d323f17
-def _set_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
+
+_look_alike_digits = str.maketrans("OoIlZz", "001122")
+
+
+def _digit_groups(text: str) -> list[int]:
+    "Numbers of a text; a look-alike letter beside a digit counts as the digit, a digit beside a letter as the letter."
+    text = unicodedata.normalize("NFKC", text)
+    text = re.sub(
+        r"(?<=\d)[OoIlZz]+(?=[\d,./-]|$)|(?<![A-Za-z])[OoIlZz]+(?=\d)",
+        lambda m: m[0].translate(_look_alike_digits),
+        text,
+    )
+    groups = re.findall(r"(?<![A-Za-z\d])\d+(?![A-Za-z\d])", text)
+    return [int("".join(str(unicodedata.digit(c)) for c in group)) for group in groups]
+
+
+def _quote_lost(row: dict[str, Any], twin: dict[str, Any]) -> tuple[str, str]:
+    "A canonical question that quotes its answer, and a variant that quotes another one."
+    gold, right = row["answer"], twin["answer"]
+    if gold is None or right is None or not 0 <= gold < len(row["choices"]) or not 0 <= right < len(twin["choices"]):
+        return "", ""
+    quoted = set(_digit_groups(twin["choices"][right] or ""))
+    # as many groups as a date or a price in thousands has
+    if len(quoted) < 3 or not quoted <= set(_digit_groups(twin["question"])):
+        return "", ""
+    said, own = _digit_groups(row["question"]), set(_digit_groups(row["choices"][gold] or ""))
+    if len(said) < 3 or set(said) <= own:
+        return "", ""
+    return (
+        "A6 question no longer holds the answer it quotes",
+        f"{row['question'][:60]!r}, gold {row['choices'][gold]!r}",
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", _fold(text))
+
+
+def _word_twice(row: dict[str, Any], twin: dict[str, Any]) -> tuple[str, str]:
+    "A word of the question that stands in the place of another one."
+    mine, its = _words(row["question"]), _words(twin["question"])
+    twice = [w for w in dict.fromkeys(mine) if len(w) > 3 and mine.count(w) > its.count(w) > 0]
+    gone = [w for w in dict.fromkeys(its) if len(w) > 3 and w not in mine]
+    if twice and gone and len(mine) <= len(its):
+        return (
+            "A6 a word stands in the place of another",
+            f"{twice[0]!r} twice, gone {', '.join(gone)}: {row['question'][:60]!r}",
+        )
+    return "", ""
+
+
+_word_subsets = frozenset(
+    [
+        "abbreviations",
+        "web_search_query",
+        "contractions",
+        "colloquial",
+        "similar_words",
+        "word_reordering",
+        "compounds",
+        "spelled_out",
+        "date_formats",
+        "numerical_formats",
+        "emoji_substitution",
+        "code_language_script_switching",
+        "equivalent_expressions",
+    ]
+)
+
+
+def _second_edit(row: dict[str, Any], twin: dict[str, Any]) -> tuple[str, str]:
+    "A misspelling in a subset that changes whole words."
+    if row["perturbation"] not in _word_subsets or row["lang"] == "zh":
+        return "", ""
+    mine, its = _words(row["question"]), _words(twin["question"])
+    for word in mine:
+        for other in its:
+            if len(word) == len(other) > 5 and word not in its and other not in mine:
+                wrong = [i for i, (a, b) in enumerate(zip(word, other, strict=True)) if a != b]
+                if len(wrong) == 1 and wrong[0] < len(word) - 2:
+                    return "A12 misspelling beside the edit", f"{word!r} for {other!r}"
+    return "", ""
+
+# %% ../nbs/30_items.ipynb #0b42e9a3
+def _only(text: str, keep: Any) -> str:
+    return "".join(c for c in _fold(text) if keep(c))
+
+
+def _unmarked(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
+
+
+def _without_marks(text: str) -> str:
+    return "".join(c for c in text if not unicodedata.combining(c) and c not in _invisible)
+
+
+def _collapsed(text: str) -> str:
+    return re.sub(r"(.)\1+", r"\1", text)
+
+
+# what is left of a text once the promised edit is undone: it should be the same before and after
+_undone: dict[str, Any] = {
+    "capitalization": lambda t: t.casefold(),
+    "lowercase": lambda t: t.casefold(),
+    "space_removal": lambda t: re.sub(r"\s", "", t.casefold()),
+    "word_spacing_zero-width_characters_extra_space": lambda t: "".join(
+        c for c in t if not c.isspace() and c not in _invisible
+    ),
+    "hyphenated_spelling": lambda t: _only(t, str.isalnum),
+    "spaced_styling": lambda t: _only(t, str.isalnum),
+    "letter_repetition_for_emphasis": lambda t: _collapsed(_only(t, str.isalnum)),
+    "macron_diacritic": lambda t: _unmarked(t),
+    "strikethrough": lambda t: _unmarked(t),
+    "diacriticized_styling": lambda t: _unmarked(t),
+    "scripted_text": lambda t: _only(t, str.isalnum),
+    "double_struck": lambda t: _only(t, str.isalnum),
+    "fullwidth_characters": lambda t: _only(t, str.isalnum),
+    "unicode_formatting": lambda t: _only(t, str.isalnum),
+}
+_persian_only = frozenset("پچژگکی۰۱۲۳۴۵۶۷۸۹")
+_romanized = ("romanization", "number_romanization", "space_removal", "optional_diacritics")
+
+
+def _edit_hits(row: dict[str, Any], twin: dict[str, Any] | None) -> list[_Hit]:
+    name, lang = row["perturbation"], row["lang"]
+    texts = [row["question"], *(o or "" for o in row["choices"])]
+    problems: list[tuple[str, str, str]] = []
+    left = [c for text in texts for c in text if _should_be_gone(c, name, lang)]
+    if left:
+        problems.append(("warning", "A11 edit incomplete", f"{name}: {''.join(dict.fromkeys(left))!r} left"))
+    if name == "traditional":
+        rest = [text for text in texts if _traditional_of(text) != text]
+        if rest:
+            problems.append(("warning", "A11 edit incomplete", f"{name}: {rest[0]!r} is not in traditional characters"))
+    if (
+        name == "word_spacing_zero-width_characters_extra_space"
+        and not any(c in _invisible for c in row["question"])
+        and " " in row["question"]
+    ):
+        problems.append(
+            ("note", "A11 ordinary spaces under the name of zero-width characters", repr(row["question"][:40]))
+        )
+    if name == "emoji_substitution" and not any(unicodedata.category(c) in ("So", "Me") for c in row["question"]):
+        problems.append(("warning", "A11 edit incomplete", "no emoji in the question"))
+    if twin is not None:
+        problems += _changed_more(row, twin, name, lang)
+    return [_Hit(severity, row["item_id"], what, evidence) for severity, what, evidence in problems]
+
+
+def _should_be_gone(c: str, name: str, lang: str) -> bool:
+    if name == "english_keyboard":
+        return c.isalpha() and not c.isascii()
+    if name == "arabic_keyboard_for_farsi":
+        return c in _persian_only
+    if lang == "fa":
+        return name == "romanization" and c.isalnum() and not c.isascii()
+    return name in _romanized and lang == "zh" and "\u4e00" <= c <= "\u9fff"
+
+
+@lru_cache(maxsize=1)
+def _converter() -> Any:
+    from opencc import OpenCC
+
+    return OpenCC("s2t")
+
+
+def _traditional_of(text: str) -> str:
+    return _converter().convert(text)
+
+
+def _changed_more(row: dict[str, Any], twin: dict[str, Any], name: str, lang: str) -> list[tuple[str, str, str]]:
+    problems = []
+    undo = _undone.get(name) if not (lang == "zh" and name == "space_removal") else None
+    undo = _without_marks if name == "optional_diacritics" and lang == "fa" else undo
+    if undo and (mine := undo(row["question"].strip())) != (its := undo((twin["question"] or "").strip())):
+        # the canonical row may be of another version than the variant: a small difference is not held against it
+        if fuzz.ratio(mine, its) < 85:
+            problems.append(
+                (
+                    "warning",
+                    "A11 more changed than the name says",
+                    f"{row['question'][:60]!r}, canonical {twin['question'][:60]!r}",
+                )
+            )
+        elif (
+            name == "optional_diacritics"
+            and re.search(r"[يك]|  |[.؟!](?=\w)", mine)
+            and not re.search(r"[يك]|  |[.؟!](?=\w)", its)
+        ):
+            problems.append(("warning", "A12 other letters or spaces beside the edit", f"{row['question'][:60]!r}"))
+    if name == "romanization" and lang == "fa":
+        counts = [[len((o or "").split()) for o in item["choices"]] for item in (row, twin)]
+        if sorted(counts[0]) != sorted(counts[1]) and min(counts[0]) > max(counts[1]):
+            problems.append(
+                (
+                    "warning",
+                    "A11 more changed than the name says",
+                    f"options {row['choices'][:2]}, canonical {twin['choices'][:2]}",
+                )
+            )
+    return problems
+
+# %% ../nbs/30_items.ipynb #05b1a9f9
+def _set_hits(rows: list[dict[str, Any]], bad: set[str]) -> list[_Hit]:
     hits: list[_Hit] = []
     ids: dict[str, int] = {}
     records: dict[str, str] = {}
@@ -717,7 +1035,9 @@ def _set_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
     tongues: dict[str, dict[str, str]] = {}
     subsets: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     counts = [len(row["choices"]) for row in rows if row["choices"]]
-    usual = max(sorted(set(counts)), key=counts.count) if counts else 0
+    many = max(sorted(set(counts)), key=counts.count) if counts else 0
+    by_id = {row["item_id"]: row for row in reversed(rows)}
+    usual, _ = _usual_options(rows, by_id)
     for row in rows:
         ids[row["item_id"]] = ids.get(row["item_id"], 0) + 1
         if row["question"] is None:
@@ -728,13 +1048,13 @@ def _set_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
         if record in records:
             hits.append(_Hit("warning", row["item_id"], "A8 duplicate record", f"same as {records[record]!r}"))
         records.setdefault(record, row["item_id"])
-        if row["choices"] and len(row["choices"]) != usual:
+        if row["choices"] and len(row["choices"]) != many:
             hits.append(
                 _Hit(
                     "warning",
                     row["item_id"],
                     "A15 unusual number of options",
-                    f"{len(row['choices'])}, most items have {usual}",
+                    f"{len(row['choices'])}, most items have {many}",
                 )
             )
         if row["answer"] is not None:
@@ -749,7 +1069,7 @@ def _set_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
             where = ", ".join(f"{answer} in {item_id}" for answer, item_id in sorted(places.items()))
             hits.append(
                 _Hit(
-                    "warning",
+                    "note",
                     next(iter(places.values())),
                     "G22 gold position differs within a set",
                     f"set {set_id}: {where}",
@@ -768,24 +1088,51 @@ def _set_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
                 )
             )
     for (lang, _, name), members in subsets.items():
-        hits += _subset_hits(lang, name, members)
+        hits += _subset_hits(lang, name, members, by_id, usual, bad)
     return hits
 
 
-def _subset_hits(lang: str, name: str, members: list[dict[str, Any]]) -> list[_Hit]:
+def _subset_hits(
+    lang: str,
+    name: str,
+    members: list[dict[str, Any]],
+    by_id: Mapping[str, dict[str, Any]],
+    usual: Mapping[str, list[str]],
+    bad: set[str],
+) -> list[_Hit]:
     hits: list[_Hit] = []
-    targets = [row["target"] for row in members if row["target"]]
-    kinds = sorted(set(targets), key=lambda t: (-targets.count(t), t))
-    if len(kinds) > 1:
-        odd = next(row["item_id"] for row in members if row["target"] == kinds[-1])
-        hits.append(
-            _Hit(
-                "warning",
-                odd,
-                "A3 several targets in one subset",
-                f"{lang} {name}: " + ", ".join(f"{targets.count(t)} {t}" for t in kinds),
-            )
+    states: dict[str, dict[str, list[str]]] = {"question": {}, "options": {}}
+    for row in members:
+        twin = by_id.get(row["canonical_id"] or "")
+        if twin is None or not row["choices"] or not twin["choices"] or row["item_id"] in bad:
+            continue
+        reference = usual.get(twin["item_id"], twin["choices"])
+        pair = (
+            _field_state(row["question"] or "", twin["question"] or "", name, lang),
+            _field_state(
+                " ".join(sorted(o or "" for o in row["choices"])),
+                " ".join(sorted(o or "" for o in reference)),
+                name,
+                lang,
+            ),
         )
+        if "changed" in pair:
+            for field, state in zip(states, pair, strict=True):
+                states[field].setdefault(state, []).append(row["item_id"])
+    for field, found in states.items():
+        changed, left = found.get("changed", []), found.get("left", [])
+        few, other = (changed, left) if len(changed) <= len(left) else (left, changed)
+        if few and other and (len(few) > 1 or 5 * len(few) >= len(members)):
+            verb = ("changed", "left") if few is changed else ("left", "changed")
+            hits += [
+                _Hit(
+                    "warning",
+                    item_id,
+                    "A3 several targets in one subset",
+                    f"{lang} {name}: {field} {verb[0]} here, {verb[1]} in {len(other)} items",
+                )
+                for item_id in few
+            ]
     sets = [row["set_id"] for row in members]
     weights = [sets.count(s) for s in sorted(set(sets))]
     effective = sum(weights) ** 2 / sum(w * w for w in weights)
@@ -800,11 +1147,37 @@ def _subset_hits(lang: str, name: str, members: list[dict[str, Any]]) -> list[_H
         )
     return hits
 
-# %% ../nbs/30_items.ipynb #b556da53
+
+def _field_state(mine: str, its: str, name: str, lang: str) -> str:
+    "Whether a field was changed, left as it was, or holds nothing that the edit could change."
+    if mine.split() != its.split():
+        return "changed"
+    could = {
+        "english_keyboard": any(c.isalpha() and not c.isascii() for c in its),
+        "plausible_diacritics_errors": any(c.isalpha() and not c.isascii() for c in its),
+        "arabic_keyboard_for_farsi": any(c in _persian_only for c in its),
+        "traditional": lang == "zh" and _traditional_of(its) != its,
+    }.get(name)
+    if could is None and name in (
+        "number_romanization",
+        "decorative_unicode",
+        "numerical_formats",
+        "date_formats",
+        "spelled_out",
+        "latex",
+    ):
+        could = any(c.isdigit() for c in its)
+    elif could is None:
+        # one unit after a number is no text to perturb
+        could = sum(c.isalpha() for c in its) > sum(c.isdigit() for c in its)
+    return "left" if could else "fixed"
+
+# %% ../nbs/30_items.ipynb #c1259b46
 def audit(
     items: pl.DataFrame | Sequence[Mapping[str, Any]],  # Items frame, or records for `make_items`
     *,
     refuse: bool = False,  # True: raise if any item is malformed (severity `error`)
+    declared: Mapping[str, int] | None = None,  # Declared number of items by task, e.g. `{"toksuite_stem_latex": 68}`
 ) -> (
     pl.DataFrame
 ):  # `severity` (`error`, `warning`, `note`), `item_id`, `what` (code and name of the check), `evidence`
@@ -813,7 +1186,9 @@ def audit(
         items = make_items(items)
     rows = check_frame(items, item_schema, "audit").to_dicts()
     found = [hit for row in rows for hit in _own_hits(row)]
-    found += _pair_hits(rows) + _set_hits(rows)
+    found += _pair_hits(rows)
+    bad = {hit.item_id for hit in found if hit.severity == "error"}
+    found += _set_hits(rows, bad) + _count_hits(rows, declared or {})
     schema = {"severity": pl.String, "item_id": pl.String, "what": pl.String, "evidence": pl.String}
     report = pl.DataFrame(found, schema=schema, orient="row").unique(maintain_order=True)
     rank = pl.col("severity").replace_strict({"error": 0, "warning": 1, "note": 2}, return_dtype=pl.Int8)
@@ -821,6 +1196,25 @@ def audit(
     if refuse:
         _refuse(report, "audit")
     return report
+
+
+def _count_hits(rows: list[dict[str, Any]], declared: Mapping[str, int]) -> list[_Hit]:
+    "Tasks whose number of items is not the declared one."
+    names = {"en": "english", "fa": "farsi", "it": "italian", "tr": "turkish", "zh": "chinese"}
+    tasks: dict[str, list[str]] = {}
+    for row in rows if declared else ():
+        group = row["domain"] if row["domain"] in ("math", "stem") else names.get(row["lang"], row["lang"])
+        tasks.setdefault(f"toksuite_{group}_{row['perturbation']}", []).append(row["item_id"])
+    return [
+        _Hit(
+            "warning",
+            (tasks.get(task) or [""])[0],
+            "A17 number of items is not the declared one",
+            f"{task}: {len(tasks.get(task, []))}, declared {n}",
+        )
+        for task, n in declared.items()
+        if len(tasks.get(task, [])) != n
+    ]
 
 
 def _refuse(report: pl.DataFrame, where: str) -> None:
@@ -837,7 +1231,7 @@ def _refuse(report: pl.DataFrame, where: str) -> None:
         f"out, e.g. items.filter(~pl.col('item_id').is_in(bad)); load_benchmark(..., refuse=False) loads them for audit(items), which lists all."
     )
 
-# %% ../nbs/30_items.ipynb #d91e5b8d
+# %% ../nbs/30_items.ipynb #3966c412
 def edits_between(
     source: str,  # Text before
     target: str,  # Text after
@@ -880,7 +1274,7 @@ def _parts(text: str) -> list[tuple[str, ...]]:
 def _shared(a: Sequence[str], b: Sequence[str]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
-# %% ../nbs/30_items.ipynb #a2202c0e
+# %% ../nbs/30_items.ipynb #b4f787a6
 def make_variants() -> pl.DataFrame:  # Items frame with `notes`
     "The hand-written variants, from `data/benchmark/variants_*.tsv`."
     canonical = {row["item_id"]: row for row in _embedded().iter_rows(named=True)}
@@ -967,7 +1361,7 @@ def _embedded() -> pl.DataFrame:
     )
     return pl.concat([own["general"], make_items(facts, name="embedded"), own["math"], own["stem"]])
 
-# %% ../nbs/30_items.ipynb #9b78657a
+# %% ../nbs/30_items.ipynb #c72e420c
 def freeze_variants() -> Path:  # The file written, entered in the manifest
     "Write `make_variants()` to the embedded data."
     frame, path = make_variants(), data_dir() / "benchmark" / "variants.jsonl"
@@ -986,7 +1380,7 @@ def freeze_variants() -> Path:  # The file written, entered in the manifest
 def _variants_file() -> pl.DataFrame:
     return make_items(pl.read_ndjson(data_path("benchmark/variants.jsonl"), infer_schema_length=None), name="embedded")
 
-# %% ../nbs/30_items.ipynb #5a49b849
+# %% ../nbs/30_items.ipynb #eba7a539
 def load_benchmark(
     source: str
     | Path
@@ -996,6 +1390,7 @@ def load_benchmark(
     domain: str | None = None,  # Keep this domain; also the domain of a file that names none
     lang: str | None = None,  # Keep this language (ISO 639-1); also the language of a file that names none
     refuse: bool = True,  # Raise if an item is malformed; False loads it all the same
+    skip: bool = False,  # Leave out lines and records that cannot be read and items that are malformed, with a warning that names them
     variants: bool = False,  # With `"embedded"`: also its hand-written variants; other sources are loaded with all they hold
 ) -> pl.DataFrame:  # Items frame; with `variants=True` also `notes`, e.g. the name of the dialect
     "Items of a benchmark, audited; a perturbed item goes with its canonical item."
@@ -1005,10 +1400,16 @@ def load_benchmark(
         path = Path(source)
         if not path.exists():
             path = _from_hub(str(source))
-        items = _read(path, lang, domain)
+        items = _read(path, lang, domain, skip=skip)
     else:
-        items = make_items(source, lang=lang, domain=domain)
-    if refuse:
+        items = make_items(source, lang=lang, domain=domain, skip=skip)
+    if skip:
+        wrong = audit(items).filter(pl.col("severity") == "error")
+        if not wrong.is_empty():
+            said = [f"{row['item_id']!r}: {row['what']}" for row in wrong.iter_rows(named=True)]
+            _left_out("load_benchmark", f"{wrong['item_id'].n_unique()} malformed items", said)
+            items = items.filter(~pl.col("item_id").is_in(wrong["item_id"].unique().to_list()))
+    elif refuse:
         _refuse(audit(items), "load_benchmark")
     for column, wanted in (("domain", domain), ("lang", lang)):
         known = items[column].unique().sort().to_list()
@@ -1032,11 +1433,11 @@ def _kept(items: pl.DataFrame, column: str, wanted: str) -> pl.DataFrame:
     )
     return own.filter(pl.coalesce("twin's", column) == wanted).drop("twin's")
 
-# %% ../nbs/30_items.ipynb #ad2b6abb
+# %% ../nbs/30_items.ipynb #57f31e73
 _suffixes = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
-def _read(path: Path, lang: str | None, domain: str | None) -> pl.DataFrame:
+def _read(path: Path, lang: str | None, domain: str | None, *, skip: bool) -> pl.DataFrame:
     files = (
         [path]
         if path.is_file()
@@ -1049,6 +1450,7 @@ def _read(path: Path, lang: str | None, domain: str | None) -> pl.DataFrame:
             f"load_benchmark: needs a file with one of the endings {', '.join(_suffixes)} or a folder of such files, got {str(path)!r}. "
             "Save the items as JSON lines with question, choices and answer."
         )
+    _check_inside(path, files)
     rows: list[dict[str, Any]] = []
     for file in files:
         # the released layout names the subset in the folder or the file; its language and domain stand in the rows
@@ -1060,25 +1462,53 @@ def _read(path: Path, lang: str | None, domain: str | None) -> pl.DataFrame:
             ),
             None,
         )
-        for row in _records(file):
+        try:
+            records = _records(file, skip=skip)
+        except (UnicodeDecodeError, json.JSONDecodeError, pl.exceptions.PolarsError) as problem:
+            raise ValueError(
+                f"load_benchmark: needs a file in UTF-8 that is what its ending says, got {file.name!r}, which cannot be read ({problem}). "
+                "Save it again as JSON lines."
+            ) from None
+        for row in records:
             filled = dict(row) if isinstance(row, Mapping) else row
             if subset and isinstance(filled, dict):
                 filled.setdefault("domain", subset[1])
             rows.append(filled)
+    if not rows:
+        raise ValueError(
+            f"load_benchmark: needs at least one item, got none in {str(path)!r}. Save one record per line."
+        )
     hub = any(isinstance(row, Mapping) and {"id", "subcategories"} <= row.keys() for row in rows)
     try:
-        return make_items(rows, name=path.stem, lang=lang, domain=domain or ("general" if hub else None))
+        return make_items(rows, name=path.stem, lang=lang, domain=domain or ("general" if hub else None), skip=skip)
     except ValueError as problem:
         raise ValueError(str(problem).replace("make_items", "load_benchmark", 1)) from None
 
 
-def _records(file: Path) -> list[Any]:
+def _check_inside(path: Path, files: Sequence[Path]) -> None:
+    "A folder may not lead out of itself by links; the hub's cache keeps its files beside its snapshots."
+    root = path.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent
+    outside = [str(file) for file in files if path.is_dir() and not file.resolve().is_relative_to(root)]
+    if outside:
+        raise ValueError(
+            f"load_benchmark: files of a folder must lie in it, got links that lead elsewhere: {outside[:3]}. Copy the files into the folder."
+        )
+
+
+def _records(file: Path, *, skip: bool) -> list[Any]:
     if file.suffix == ".parquet":
         return pl.read_parquet(file).to_dicts()
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".csv", ".tsv"):
         cells = csv.DictReader(StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
-        return [{key: value for key, value in row.items() if key and value not in (None, "")} for row in cells]
+        return [
+            ValueError("has more cells than the header has columns")
+            if None in row
+            else {key: value for key, value in row.items() if key and value not in (None, "")}
+            for row in cells
+        ]
     if file.suffix == ".json":
         return json.loads(text)
     rows, broken = [], []
@@ -1088,7 +1518,9 @@ def _records(file: Path) -> list[Any]:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as problem:
                 broken.append(f"line {number}: {problem.msg}")
-    if broken:
+    if broken and skip:
+        _left_out("load_benchmark", f"{len(broken)} lines of {file.name!r} that are no JSON", broken)
+    elif broken:
         raise ValueError(
             f"load_benchmark: each line must be a JSON record, got {len(broken)} that are not in {file.name!r}: {'; '.join(broken)}. "
             "Correct these lines and load again."

@@ -8,11 +8,11 @@ __all__ = ['Rewriting', 'keyboard_proximity', 'character_deletion', 'adjacent_sw
            'bare_letter', 'match_edits', 'like_case', 'compile_rewritings', 'rewrites', 'one_per_word', 'read_xkb',
            'freeze_keyboards', 'key_neighbours', 'homophones', 'han_readings', 'scan_confusions', 'look_alikes']
 
-# %% ../nbs/13_noise.ipynb #c4714aa9
+# %% ../nbs/13_noise.ipynb #435c450e
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, compress
 import json
 from pathlib import Path
 import re
@@ -22,20 +22,31 @@ import unicodedata
 import numpy as np
 
 from .edits import Edit
-from .perturb import NotApplicable, Perturbation, nested_sample, register, sample_places
+from toksuite_nb.perturb import (
+    NotApplicable,
+    Perturbation,
+    edit_rows,
+    free_places,
+    has_protected,
+    nested_sample,
+    register,
+    sample_places,
+)
 from .store import atomic_write, data_dir, data_path, register_data
-from .text import graphemes, lower, skeleton, upper
+from .text import clusters, graphemes, lower, skeleton, upper
 
-# %% ../nbs/13_noise.ipynb #912f9075
+# %% ../nbs/13_noise.ipynb #e1c82fc4
 def choose_edits(
     text: str,  # Text that the edits are for
     places: Sequence[Edit],  # One proposed edit per place
     rng: np.random.Generator,  # Generator of this text
     severity: float,  # Share of the places to take, in [0, 1]
     reason: str,  # Why there is nothing to edit, if there is no place
+    *,
+    fits: bool = False,  # Whether a text without a place is already as the perturbation would write it
 ) -> list[Edit] | NotApplicable:  # The edits taken, in text order
     "A nested share of `places`, or the reason why there is none."
-    return nested_sample(text, places, rng, severity) if places else NotApplicable(reason)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(reason, fits=fits)
 
 # %% ../nbs/13_noise.ipynb #d0ed29c1
 def letter_runs(
@@ -59,7 +70,7 @@ def bare_letter(
     letter = part.rstrip("\u200c\u200d") or part
     return unicodedata.normalize("NFC", letter), part[len(letter) :]
 
-# %% ../nbs/13_noise.ipynb #acc4bc17
+# %% ../nbs/13_noise.ipynb #7e01c6b3
 def match_edits(
     text: str,  # Any text
     pattern: re.Pattern[str],  # What to look for
@@ -136,7 +147,7 @@ def one_per_word(
         groups.setdefault(words[min(edit.start, len(words) - 1)], []).append(edit)
     return [group[rng.integers(len(group))] for group in groups.values()]
 
-# %% ../nbs/13_noise.ipynb #d532dea1
+# %% ../nbs/13_noise.ipynb #ed69001d
 _keysym_marks = {
     "grave": "GRAVE",
     "acute": "ACUTE",
@@ -187,7 +198,7 @@ def _keysym_letter(sign: str) -> str:
         )
     return _keysyms.get(sign, "")
 
-# %% ../nbs/13_noise.ipynb #8f4b361e
+# %% ../nbs/13_noise.ipynb #14e786bf
 _layouts = {"en": "us(basic)", "it": "it(basic)", "tr": "tr(basic)", "fa": "ir(pes_part_basic)", "zh": "cn(basic)"}
 
 
@@ -208,7 +219,7 @@ def freeze_keyboards(
     )
     return path
 
-# %% ../nbs/13_noise.ipynb #b1a481ac
+# %% ../nbs/13_noise.ipynb #52a9140e
 _row_starts = {"E": 0.0, "D": 0.5, "C": 0.75, "B": 1.25}
 
 
@@ -244,7 +255,7 @@ def key_neighbours(
             near[letter] = "".join(beside)
     return near
 
-# %% ../nbs/13_noise.ipynb #71f18dfa
+# %% ../nbs/13_noise.ipynb #657ee10c
 @lru_cache(maxsize=1)
 def _homophones() -> dict[str, list[tuple[str, int]]]:
     from pypinyin import lazy_pinyin
@@ -291,34 +302,82 @@ def han_readings(
         readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
     return readings
 
-# %% ../nbs/13_noise.ipynb #c5576077
+# %% ../nbs/13_noise.ipynb #46276431
+_few = 400  # code points up to which Python's own loops are faster than numpy's calls
+
+
+@lru_cache(maxsize=16)
+def _word_pattern(lang: str, ascii: bool) -> re.Pattern[str]:
+    # a run of letters with at least one that the keyboard types; in ASCII it types them all, and the pattern is half the work
+    typed = "".join(key_neighbours(lang))
+    if ascii and set(_latin_letters) <= set(typed):
+        return re.compile("[A-Za-z]++")
+    return re.compile(rf"(?<![^\W\d_])(?=[^\W\d_]*?[{re.escape(typed)}])[^\W\d_]++")
+
+
+_latin_letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
 @lru_cache(maxsize=8)
-def _typed_words(lang: str) -> re.Pattern[str]:
-    # a run of letters, looked for from its start only, with at least one that the keyboard types
-    return re.compile(rf"(?<![^\W\d_])(?=[^\W\d_]*?[{re.escape(''.join(key_neighbours(lang)))}])[^\W\d_]++")
+def _letter_kinds(lang: str) -> np.ndarray[Any, Any]:
+    # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types; letters are those of the pattern
+    characters = map(chr, range(0x10000))
+    kinds = np.fromiter((c.isalnum() and not c.isdecimal() for c in characters), np.uint8)
+    kinds[[ord(letter) for letter in key_neighbours(lang)]] = 2
+    return kinds
 
 
-def _keyboard_proximity(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, letters, near = graphemes(text), skeleton(text), key_neighbours(lang)
+def _code_points(text: str) -> np.ndarray[Any, Any]:
+    # positions in a table of the basic plane; U+FFFF, which is no character, stands for all beyond
+    if text.isascii():
+        return np.frombuffer(text.encode(), np.uint8)
+    return np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 0xFFFF)
+
+
+def _typed_words(letters: str, lang: str) -> list[Any]:
+    kinds = np.zeros(len(letters) + 2, np.uint8)
+    kinds[1:-1] = _letter_kinds(lang)[_code_points(letters)]
+    is_letter = kinds > 0
+    words = (is_letter[1:] != is_letter[:-1]).nonzero()[0].reshape(-1, 2)
+    if len(words) and (kinds == 1).any():
+        words = words[np.maximum.reduceat(kinds, words[:, 0] + 1) == 2]
+    return words.tolist()
+
+
+def _keyboard_proximity(
+    text: str, lang: str, rng: np.random.Generator, severity: float
+) -> Sequence[Edit] | NotApplicable:
+    parts, letters, near = clusters(text), skeleton(text), key_neighbours(lang)
     if lang == "zh":
         slips = _key_slips(parts, near, rng) + _input_method_slips(text, parts, rng)
         return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
+    few = len(letters) < _few
+    found = list(_word_pattern(lang, letters.isascii()).finditer(letters)) if few else _typed_words(letters, lang)
+    if not found:
+        return NotApplicable("no letter that this keyboard types")
+    words: Any = found
+    if has_protected(text):
+        words, few = free_places(text, [word.span() for word in found] if few else found), False
+    made = []
+    for k, where, which in sample_places(len(words), rng, severity):
+        start, end = words[k].span() if few else words[k]
+        i = start + int(where * (end - start))
+        others = near.get(letters[i])
+        if others is None:
+            i = _typed_letter(letters, near, start, end, where)
+            others = near[letters[i]]
+        made.append((i, i + 1, others[int(which * len(others))]))
+    if parts is not text:  # what trails a letter stays in its gap
+        made = [(i, end, other + bare_letter(parts[i])[1]) for i, end, other in made]
+    return edit_rows(text, made)
 
-    def slip(start: int, end: int, where: float, which: float) -> Edit:
-        keys = [i for i in range(start, end) if letters[i] in near]
-        i = keys[int(where * len(keys))]
-        others = near[letters[i]]
-        return Edit(i, i + 1, parts[i], others[int(which * len(others))] + bare_letter(parts[i])[1])
 
-    places = [word.span() for word in _typed_words(lang).finditer(letters)]
-    return (
-        sample_places(text, places, slip, rng, severity)
-        if places
-        else NotApplicable("no letter that this keyboard types")
-    )
+def _typed_letter(letters: str, near: dict[str, str], start: int, end: int, where: float) -> int:
+    keys = [k for k in range(start, end) if letters[k] in near]
+    return keys[int(where * len(keys))]
 
 
-def _key_slips(parts: list[str], near: dict[str, str], rng: np.random.Generator) -> list[Edit]:
+def _key_slips(parts: Sequence[str], near: dict[str, str], rng: np.random.Generator) -> list[Edit]:
     slips = []
     for run in letter_runs(parts):
         keys = [i for i in run if bare_letter(parts[i])[0] in near]
@@ -337,7 +396,7 @@ def _offered(character: str, syllable: str) -> tuple[str, tuple[float, ...]]:
     return "".join(other for other, _ in wrong), tuple(accumulate(n / total for _, n in wrong[:-1]))
 
 
-def _input_method_slips(text: str, parts: list[str], rng: np.random.Generator) -> list[Edit]:
+def _input_method_slips(text: str, parts: Sequence[str], rng: np.random.Generator) -> list[Edit]:
     readings, slips, at, offered = han_readings(text), [], 0, []
     for i, part in enumerate(parts):
         wrong, shares = _offered(part, readings[at]) if at in readings else ("", ())
@@ -354,7 +413,7 @@ keyboard_proximity = register(Perturbation(
     name="keyboard_proximity", category="noise", langs=("en", "fa", "it", "tr", "zh"), unit="share of words with one slip",
     source="TokSuite keyboard_proximity_errors; layouts of xkeyboard-config; pypinyin for Chinese", edit=_keyboard_proximity))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #9dbe2c16
+# %% ../nbs/13_noise.ipynb #f150f6f6
 def _character_deletion(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places = graphemes(text), []
     for run in letter_runs(parts):
@@ -386,7 +445,7 @@ adjacent_swap = register(Perturbation(
     name="adjacent_swap", category="noise", langs=_alphabetic, unit="share of words of four or more letters with one swap",
     source="TokSuite typographical_errors (Italian rows)", edit=_adjacent_swap))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #7107abbb
+# %% ../nbs/13_noise.ipynb #8f2a38e4
 def _typing_errors(parts: list[str], near: dict[str, str], run: range, rng: np.random.Generator) -> list[Edit]:
     i = int(rng.integers(run.start + 1, run.stop))
     letter, joiner = bare_letter(parts[i])
@@ -421,7 +480,7 @@ typographical_errors = register(Perturbation(
     name="typographical_errors", category="noise", langs=_alphabetic, unit="share of words of three or more letters with one typing error",
     source="TokSuite typographical_errors; layouts of xkeyboard-config", edit=_typographical_errors))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #33c2943e
+# %% ../nbs/13_noise.ipynb #a974d14e
 _ocr_latin = {
     "rn": ["m"], "m": ["rn"], "cl": ["d"], "d": ["cl"], "vv": ["w"], "w": ["vv"], "ll": ["H"], "li": ["h"], "h": ["li", "b"], "H": ["ll"],
     "l": ["I", "1"], "I": ["l", "1"], "1": ["l", "I"], "i": ["l"], "o": ["0", "c", "a"], "O": ["0", "Q"], "0": ["O", "o"], "Q": ["O"], "c": ["e"],
@@ -454,34 +513,63 @@ def scan_confusions(
 
 
 @lru_cache(maxsize=8)
-def _shapes(lang: str) -> re.Pattern[str]:
-    return re.compile("|".join(sorted(map(re.escape, scan_confusions(lang)), key=len, reverse=True)))
+def _single_shapes(lang: str) -> bytes:
+    # one byte for each code point of the basic plane: whether it is a confusable shape
+    marks = bytearray(0x10000)
+    for shape in scan_confusions(lang):
+        if len(shape) == 1:
+            marks[ord(shape)] = 1
+    return bytes(marks)
 
 
-def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, letters, table = graphemes(text), skeleton(text), scan_confusions(lang)
+@lru_cache(maxsize=8)
+def _double_shapes(lang: str) -> re.Pattern[str] | None:
+    doubles = [re.escape(shape) for shape in scan_confusions(lang) if len(shape) == 2]
+    return re.compile("|".join(doubles)) if doubles else None
 
-    def misread(start: int, end: int, which: float, _: float) -> Edit | None:
-        if end - start > 1 and bare_letter(parts[start])[1]:
-            return None
+
+def _shapes(letters: str, lang: str) -> tuple[list[int], set[int]]:
+    # where the confusable shapes begin, and which of them are pairs, which come before their letters
+    marks = _single_shapes(lang)
+    if letters.isascii():
+        found = bytearray(letters.encode().translate(marks[:256]))
+    else:
+        table = np.frombuffer(marks, np.uint8)
+        found = bytearray(table[_code_points(letters)].tobytes())
+    pairs = _double_shapes(lang)
+    firsts = [match.start() for match in pairs.finditer(letters)] if pairs else []
+    for i in firsts:
+        found[i], found[i + 1] = 1, 0
+    return list(compress(range(len(found)), found)), set(firsts)
+
+
+def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
+    parts, letters, table = clusters(text), skeleton(text), scan_confusions(lang)
+    starts, pairs = _shapes(letters, lang)
+    if not starts:
+        return NotApplicable("no shape that a scanner confuses")
+    if has_protected(text):
+        starts = [start for start, _ in free_places(text, [(i, i + 2 if i in pairs else i + 1) for i in starts])]
+    misread = []
+    for k, which, _ in sample_places(len(starts), rng, severity):
+        start = starts[k]
+        end = start + 2 if start in pairs else start + 1
         read = table[letters[start:end]]
-        return Edit(
-            start, end, "".join(parts[start:end]), read[int(which * len(read))] + bare_letter(parts[end - 1])[1]
-        )
-
-    places = [shape.span() for shape in _shapes(lang).finditer(letters)]
-    return (
-        sample_places(text, places, misread, rng, severity)
-        if places
-        else NotApplicable("no shape that a scanner confuses")
-    )
+        misread.append((start, end, read[int(which * len(read))]))
+    if parts is not text:  # a joiner inside of a pair keeps its letters apart
+        misread = [
+            (start, end, other + bare_letter(parts[end - 1])[1])
+            for start, end, other in misread
+            if end - start == 1 or not bare_letter(parts[start])[1]
+        ]
+    return edit_rows(text, misread)
 
 
 ocr_errors = register(Perturbation(
     name="ocr_errors", category="noise", langs=("en", "fa", "it", "tr", "zh"), unit="share of confusable shapes misread",
     source="TokSuite ocr_errors; own tables of shapes", edit=_ocr_errors))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #e1792861
+# %% ../nbs/13_noise.ipynb #7ab418e1
 # listed by UTS 39, but told apart in common fonts
 _unlike = frozenset(
     "\u03b1\u03b3\u03b9\u03c3\u03c5\u03d2\u03f1\u03fa\u0433\u0461\u0475\u04af\u04bd\u04cf\u1d26\u1fbe\ua647"
@@ -538,7 +626,7 @@ homoglyphs = register(Perturbation(
     name="homoglyphs", category="noise", langs=("en", "fa", "it", "tr", "zh"), unit="share of letters with a look-alike that are replaced",
     source="TokSuite homoglyphs; UTS 39 confusables", edit=_homoglyphs))  # fmt: skip
 
-# %% ../nbs/13_noise.ipynb #f5989056
+# %% ../nbs/13_noise.ipynb #9fef944e
 zero_width_characters = {
     "ZERO WIDTH SPACE": "\u200b",
     "ZERO WIDTH NON-JOINER": "\u200c",

@@ -7,8 +7,8 @@ __all__ = ['spelled_out', 'spoken_arithmetic', 'date_formats', 'numerical_format
            'latex', 'morpheme_separation', 'number_words', 'spoken_number', 'fraction_words', 'turkish_suffix',
            'translate_exercise', 'read_date', 'date_forms', 'number_forms', 'is_formula', 'to_latex', 'coverage']
 
-# %% ../nbs/17_notation.ipynb #5199456f
-from collections.abc import Callable
+# %% ../nbs/17_notation.ipynb #bbf4e5da
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import lru_cache
 import json
@@ -20,11 +20,11 @@ import polars as pl
 
 from .edits import Edit
 from .noise import choose_edits, match_edits
-from .perturb import NotApplicable, Perturbation, nested_sample, perturbations, register
+from .perturb import NotApplicable, Perturbation, habits, nested_sample, perturbations, register
 from .store import data_dir, data_path
 from .text import check_lang, graphemes, protected_spans
 
-# %% ../nbs/17_notation.ipynb #31a0f7c6
+# %% ../nbs/17_notation.ipynb #e668e6f6
 _en_small = str.split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 )
@@ -50,7 +50,7 @@ def _en(number: int) -> str:
     names = ("", " thousand", " million", " billion")
     return " ".join(_en_below_1000(n) + names[i] for i, n in reversed(list(enumerate(_groups(number, 1000)))) if n)
 
-# %% ../nbs/17_notation.ipynb #4aeb61c8
+# %% ../nbs/17_notation.ipynb #825cb90c
 _it_small = str.split(
     "zero uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici diciassette diciotto diciannove"
 )
@@ -84,7 +84,7 @@ def _it(number: int) -> str:
 def _it_final(word: str) -> str:
     return word[:-1] + "é" if word.endswith("tre") and word != "tre" else word
 
-# %% ../nbs/17_notation.ipynb #5a58518b
+# %% ../nbs/17_notation.ipynb #5eb095f4
 _tr_units = ["_", "bir", "iki", "üç", "dört", "beş", "altı", "yedi", "sekiz", "dokuz"]
 _tr_tens = ["_", "on", "yirmi", "otuz", "kırk", "elli", "altmış", "yetmiş", "seksen", "doksan"]
 _fa_small = str.split("_ یک دو سه چهار پنج شش هفت هشت نه ده یازده دوازده سیزده چهارده پانزده شانزده هفده هجده نوزده")
@@ -153,7 +153,7 @@ def _zh(number: int) -> str:
         words = words[1:]
     return "两" + words[1:] if words[:2] in ("二千", "二万", "二亿") else words
 
-# %% ../nbs/17_notation.ipynb #a6c0211c
+# %% ../nbs/17_notation.ipynb #74cc5765
 _speakers: dict[str, Callable[[int], str]] = {"en": _en, "fa": _fa, "it": _it, "tr": _tr, "zh": _zh}
 _zero = {"en": "zero", "fa": "صفر", "it": "zero", "tr": "sıfır", "zh": "零"}
 _minus = {"en": "minus ", "fa": "منفی ", "it": "meno ", "tr": "eksi ", "zh": "负"}
@@ -207,13 +207,13 @@ def _fraction_words(digits: str, lang: str) -> str:
         return _one_by_one(digits, lang)
     return " ".join([_zero[lang]] * (len(digits) - len(rest)) + [number_words(int(rest), lang)])
 
-# %% ../nbs/17_notation.ipynb #9a8d0302
+# %% ../nbs/17_notation.ipynb #03bd053f
 _numeral = r"[0-9۰-۹٠-٩]+(?:[.,٬٫][0-9۰-۹٠-٩]+)*"
 _foreign = r"A-Za-zÀ-ɏ"
-_apart = "$€£¥₺^°#"  # a number that one of these touches is a price, a power, a temperature: read otherwise
+_apart = "$€£₺¥￥﷼^°#"  # a number that one of these touches is a price, a power, a temperature: read otherwise
 _number_in_text = re.compile(
     rf"(?:(?<![\w.,٬٫:/\-−'’%٪％{_apart}])|(?<=[^\W\d_]['’]))(?P<left>[%٪])?(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[ \u00a0]?[%٪％])?"
-    rf"(?:(?P<mark>['’](?=[^\W\d_]))|(?![\w%{_apart}]|[.,٬٫:/\-−'’]\w))"
+    rf"(?:(?P<mark>['’](?=[^\W\d_]))|(?![\w%{_apart}]|[ \u00a0][€£₺¥﷼]|[.,٬٫:/\-−'’]\w))"
 )
 _number_in_chinese = re.compile(
     rf"(?<![{_foreign}\d.,:/\-−%{_apart}])(?P<left>)(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[%％])?(?P<mark>)(?![{_foreign}\d%{_apart}]|[.,:/\-−]\w)"
@@ -245,7 +245,7 @@ def _zh_in_context(number: str, before: str, after: str) -> str:
     )
     return "两" if counts else ""
 
-# %% ../nbs/17_notation.ipynb #cab0d43e
+# %% ../nbs/17_notation.ipynb #6e5afe37
 def _spelled_places(text: str, lang: str) -> list[Edit]:
     pattern = _number_in_chinese if lang == "zh" else _number_in_text
     return match_edits(text, pattern, lambda found: _spoken_match(text, found, lang) or None)
@@ -256,7 +256,7 @@ def _spelled_out(text: str, lang: str, rng: np.random.Generator, severity: float
     return (
         nested_sample(text, places, rng, severity)
         if places
-        else NotApplicable("no number that the language reads as one")
+        else NotApplicable("no number that the language reads as one", fits=True)
     )
 
 
@@ -264,7 +264,7 @@ spelled_out = register(Perturbation(
     name="spelled_out", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of numbers in words",
     source="TokSuite spelled_out; own grammars of numbers", edit=_spelled_out))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #1f50316e
+# %% ../nbs/17_notation.ipynb #b42af719
 _sign_words = {
     "en": "plus minus times divided_by equals", "fa": "به‌علاوهٔ منهای ضربدر تقسیم_بر مساوی_با", "it": "più meno per diviso uguale_a",
     "tr": "artı eksi çarpı bölü eşittir", "zh": "加 减 乘以 除以 等于"}  # fmt: skip
@@ -319,7 +319,7 @@ def _spoken_arithmetic(text: str, lang: str, rng: np.random.Generator, severity:
     )
     places += match_edits(text, _fraction, lambda m: fraction_words(int(m[1]), int(m[2]), lang))
     if not places:
-        return NotApplicable("no sign, power or fraction between numbers")
+        return NotApplicable("no sign, power or fraction between numbers", fits=True)
     taken = {i for edit in places for i in range(edit.start, edit.end)}
     places += [edit for edit in _spelled_places(text, lang) if not taken & set(range(edit.start, edit.end))]
     return nested_sample(text, places, rng, severity)
@@ -343,7 +343,7 @@ def turkish_suffix(
     open_end = words[-1] in _turkish_vowels
     return f"{numeral}'" + (("n" * open_end + vowel + "n") if suffix == "genitive" else ("s" * open_end + vowel))
 
-# %% ../nbs/17_notation.ipynb #e7340a18
+# %% ../nbs/17_notation.ipynb #165d9ea1
 _list_of_numbers = r"(?P<l>[\d.]+(?:, [\d.]+)*) and (?P<m>[\d.]+)"
 _exercises = [(re.compile(pattern, re.IGNORECASE), dict(zip(("zh", "fa", "it", "tr"), targets, strict=True))) for pattern, *targets in (
     (r"(?P<n>[\d.]+)(?:%| percent) of (?P<m>[\d.,]+) (?:is|equals)", "{m}的{n}%是", "{n}٪ از {m} برابر است با", "Il {n}% di {m} è", "{m:g} %{n:p}"),
@@ -421,7 +421,7 @@ for _code, _language in (("zh", "chinese"), ("fa", "farsi"), ("it", "italian"), 
     register(Perturbation(name=f"math_in_{_language}", category="notation", langs=("en",), unit="any above 0 translates the exercise",
                           source=f"TokSuite {_language} (Math domain); own patterns", edit=_translation(_code)))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #ef9f6791
+# %% ../nbs/17_notation.ipynb #7e72ce4f
 @lru_cache(maxsize=4)
 def _months(lang: str) -> dict[str, tuple[str, ...]]:
     from babel.dates import get_month_names
@@ -484,6 +484,10 @@ def date_forms(
     lang: str,  # en, it, tr or zh
 ) -> list[str]:  # The common forms, the year last in most
     "The ways to write a date in a language."
+    return list(dict.fromkeys(_date_forms(year, month, day, lang)))  # the two names of May are one
+
+
+def _date_forms(year: int | None, month: int, day: int, lang: str) -> list[str]:
     if lang == "zh":
         spoken = number_words(month, "zh") + "月" + number_words(day, "zh") + "日"
         if year is None:
@@ -502,18 +506,23 @@ def date_forms(
         forms = [f"{name} {day}{comma}", *forms, f"{short} {day}{comma}", f"{name} {day}{ordinal}{comma}"]
     numeric = {"en": f"{month}/{day}", "it": f"{day}/{month:02}", "tr": f"{day:02}.{month:02}"}[lang]
     forms += [numeric + (numeric[-3] if lang != "en" else "/") + str(year)] if year else []
-    return list(dict.fromkeys(forms + ([f"{year}-{month:02}-{day:02}"] if year else [])))  # May has one length
+    return forms + ([f"{year}-{month:02}-{day:02}"] if year else [])
+
+
+def _preferred(forms: list[str], order: Sequence[int], allowed: Callable[[str], bool]) -> str | None:
+    # the first form that the writer likes and the text allows
+    return next((forms[i] for i in order if i < len(forms) and allowed(forms[i])), None)
 
 
 def _date_formats(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    order = habits(rng).permutation(7).tolist()
+
     def written(found: re.Match[str]) -> str | None:
         read = read_date(found, lang)
         if read is None:
             return None
-        forms = [form for form in date_forms(*read, lang) if form != found[0]]
-        if text[found.end() : found.end() + 1] in ("'", "’"):
-            forms = [form for form in forms if read[0] and form.endswith(str(read[0]))]
-        return forms[rng.integers(len(forms))] if forms else None
+        ending = str(read[0]) if text[found.end() : found.end() + 1] in ("'", "’") else ""
+        return _preferred(_date_forms(*read, lang), order, lambda form: form != found[0] and form.endswith(ending))
 
     return choose_edits(
         text,
@@ -528,7 +537,7 @@ date_formats = register(Perturbation(
     name="date_formats", category="notation", langs=("en", "it", "tr", "zh"), unit="share of dates",
     source="TokSuite date_formats; names of months from CLDR", edit=_date_formats))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #180f5bc1
+# %% ../nbs/17_notation.ipynb #1339caec
 _large = {
     "en": re.compile(r"(?<![\w.,/:$€£-])(?:\d{1,3}(?:,\d{3})+|\d{5,12})(?![\w%]|[.,/:-]\d)"), "zh": re.compile(r"(?<![A-Za-z\d.,/:-])(?:\d{1,3}(?:,\d{3})+|\d{5,12})(?![A-Za-z\d%]|[.,/:-]\d)"),
     "fa": re.compile(r"(?<![\w٬٫/])(?:[۰-۹]{1,3}(?:٬[۰-۹]{3})+|[۰-۹]{5,12})(?![\w٪]|[٬٫/][۰-۹])"),
@@ -562,30 +571,24 @@ def number_forms(
 
 
 def _numerical_formats(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    order = habits(rng).permutation(5).tolist()
+
     def written(found: re.Match[str]) -> str | None:
         number = int(re.sub(r"\D", "", found[0]).translate(_ascii_digits))
         suffixed = text[found.end() : found.end() + 1] in ("'", "’")
-        forms = (
-            [
-                form
-                for form in number_forms(number, lang)
-                if form != found[0] and not (suffixed and not form[-1].isdigit())
-            ]
-            if number >= 1000
-            else []
-        )
-        return forms[rng.integers(len(forms))] if forms else None
+        forms = number_forms(number, lang) if number >= 1000 else []
+        return _preferred(forms, order, lambda form: form != found[0] and (form[-1].isdigit() or not suffixed))
 
     places = match_edits(text, _large[lang], written)
     places += match_edits(text, _decimal[lang], lambda m: f"{m[1]}.{m[2]}") if lang in _decimal else []
-    return choose_edits(text, places, rng, severity, "no large number and no decimal")
+    return choose_edits(text, places, rng, severity, "no large number and no decimal", fits=True)
 
 
 numerical_formats = register(Perturbation(
     name="numerical_formats", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of large numbers and decimals",
     source="TokSuite numerical_formats; own table", edit=_numerical_formats))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #2cf53fce
+# %% ../nbs/17_notation.ipynb #a0b96595
 _money = {"en": ("$=dollars=USD", "€=euros=EUR", "£=pounds=GBP"), "it": ("$=dollari=USD", "€=euro=EUR", "£=sterline=GBP"), "tr": ("₺=lira=TL", "$=dolar=USD", "€=avro=EUR"),
           "fa": ("$=دلار=USD", "€=یورو=EUR", "﷼=ریال=IRR"), "zh": ("¥=元=RMB", "$=美元=USD", "€=欧元=EUR")}  # fmt: skip
 _amount = r"[0-9۰-۹]+(?:[.,٬٫][0-9۰-۹]+)*"
@@ -611,18 +614,16 @@ def _price_pattern(lang: str) -> re.Pattern[str]:
 
 
 def _currency_symbols(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
+    order = habits(rng).permutation(4).tolist()
+
     def written(found: re.Match[str]) -> str | None:
         sign, amount = (found["before"] or found["after"]).strip(), found["n1"] or found["n2"]
         symbol, name, code = next(forms for currency in _money[lang] if sign in (forms := currency.split("=")))
         if amount in ("1", "۱"):
             return None  # one dollar, un dollaro: the name's number would change
         gap = "" if lang == "zh" else " "
-        forms = [
-            form
-            for form in (f"{symbol}{amount}", f"{amount}{gap}{name}", f"{code} {amount}", f"{amount} {symbol}")
-            if form != found[0]
-        ]
-        return forms[rng.integers(len(forms))]
+        forms = [f"{symbol}{amount}", f"{amount}{gap}{name}", f"{code} {amount}", f"{amount} {symbol}"]
+        return _preferred(forms, order, lambda form: form != found[0])
 
     return choose_edits(text, match_edits(text, _price_pattern(lang), written), rng, severity, "no price")
 
@@ -631,7 +632,7 @@ currency_symbols = register(Perturbation(
     name="currency_symbols", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of prices",
     source="taxonomy of TokSuite, not released", edit=_currency_symbols))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #bcd0e68a
+# %% ../nbs/17_notation.ipynb #3ef66dbf
 _elements = frozenset(
     str.split(
         "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho "
@@ -668,14 +669,14 @@ def _superscript_subscript(
     places += match_edits(text, _exponent, lambda m: m[1].translate(_lifted)) + match_edits(
         text, _unit_power, lambda m: m[1] + m[2].translate(_lifted)
     )
-    return choose_edits(text, places, rng, severity, "no formula, exponent or power of a unit")
+    return choose_edits(text, places, rng, severity, "no formula, exponent or power of a unit", fits=True)
 
 
 superscript_subscript = register(Perturbation(
     name="superscript_subscript", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of formulas and exponents",
     source="TokSuite superscript_subscript; symbols of the elements", edit=_superscript_subscript, target="both"))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #9bcab909
+# %% ../nbs/17_notation.ipynb #f358f973
 _numeral_tex = r"\d+(?:,\d{3})*(?:\.\d+)?(?:%| ?°[CF]?)?"
 _variable = r"(?:ma|mc|mv|gh|[A-Za-z])(?![A-Za-z])"
 _operand = rf"\(?(?:\d+ (?={_formula}){_formula}(?![A-Za-z])|(?=[A-Za-z()]*\d){_formula}(?![A-Za-z])|{_numeral_tex}(?:{_variable})?|{_variable})(?:\^[-−]?\d+)?\)?"
@@ -711,7 +712,7 @@ def _latex(text: str, lang: str, rng: np.random.Generator, severity: float) -> l
     if "$" in text and not all(part != "$" for part in _outside_mathematics(text)):
         return NotApplicable("a dollar sign that is no mathematics")
     places = match_edits(text, _expression, lambda found: to_latex(found[0]))
-    return choose_edits(text, places, rng, severity, "no number or formula")
+    return choose_edits(text, places, rng, severity, "no number or formula", fits=True)
 
 
 def _outside_mathematics(text: str) -> list[str]:
@@ -723,7 +724,7 @@ latex = register(Perturbation(
     name="latex", category="notation", langs=("en", "it", "tr", "zh"), unit="share of numbers and expressions",
     source="TokSuite latex; checked with pylatexenc", edit=_latex, target="both"))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #81e9380a
+# %% ../nbs/17_notation.ipynb #e16597e5
 _inner_capital = re.compile(
     r"(?<![\w./@#-])(?:[A-Z][a-z]+|[A-Z]{2,}(?=[A-Z][a-z])|My|Post|e(?=[A-Z]))(?:[A-Z][a-z]+|[A-Z]{2,})+(?!\w|[./@]\w|\()"
 )
@@ -741,7 +742,7 @@ def _morpheme_separation(text: str, lang: str, rng: np.random.Generator, severit
         text, _inner_capital, lambda m: re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", " ", m[0])
     )
     places += match_edits(text, _compound, lambda m: None if m[0].lower() in _whole_words else f"{m[1]} {m[2]}")
-    return choose_edits(text, places, rng, severity, "no compound name")
+    return choose_edits(text, places, rng, severity, "no compound name", fits=True)
 
 
 _identifier = re.compile(
@@ -790,7 +791,7 @@ for _name, _unit, _rule in (
     register(Perturbation(name=_name, category="notation", langs=("en", "fa", "it", "tr", "zh"), unit=_unit, source="taxonomy of TokSuite, not released", edit=_rule,
                           protects=False))  # fmt: skip
 
-# %% ../nbs/17_notation.ipynb #22f3c03d
+# %% ../nbs/17_notation.ipynb #882ea2d7
 _domain_langs = {
     "english": "en",
     "chinese": "zh",

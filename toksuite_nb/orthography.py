@@ -8,7 +8,7 @@ __all__ = ['ascii_keyboard', 'arabic_keyboard', 'digits', 'traditional', 'romani
            'orthographic_errors', 'grammatical_errors', 'ascii_folding', 'letter_edits', 'PersianReading', 'read_word',
            'read_persian', 'han_words']
 
-# %% ../nbs/14_orthography.ipynb #0a394b63
+# %% ../nbs/14_orthography.ipynb #3fdf103b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,11 +28,11 @@ from toksuite_nb.noise import (
     one_per_word,
     rewrites,
 )
-from .perturb import NotApplicable, Perturbation, nested_sample, register
+from .perturb import NotApplicable, Perturbation, habits, nested_sample, register
 from .store import data_path
 from .text import graphemes, lower
 
-# %% ../nbs/14_orthography.ipynb #0acb8d18
+# %% ../nbs/14_orthography.ipynb #a710158b
 def letter_edits(
     parts: Sequence[str],  # Graphemes of a text
     written: Callable[
@@ -48,13 +48,13 @@ def letter_edits(
             places.append(Edit(i, i + 1, part, other + joiner))
     return places
 
-# %% ../nbs/14_orthography.ipynb #e34d3c4d
+# %% ../nbs/14_orthography.ipynb #e0039287
 _turkish_ascii = dict(zip("çğıöşüâîûÇĞİÖŞÜÂÎÛ", "cgiosuaiuCGIOSUAIU", strict=True))
 _italian_ascii = dict(zip("àèéìíòóùúÀÈÉÌÍÒÓÙÚ", "aeeiioouuAEEIIOOUU", strict=True))
 
 
 def _ascii_keyboard(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, apostrophe = graphemes(text), lang == "it" and rng.random() < 0.5
+    parts, apostrophe = graphemes(text), lang == "it" and habits(rng).random() < 0.5
 
     def written(i: int, letter: str) -> str | None:
         if lang == "tr" or letter not in _italian_ascii:
@@ -62,14 +62,15 @@ def _ascii_keyboard(text: str, lang: str, rng: np.random.Generator, severity: fl
         follows = parts[i + 1][0] if i + 1 < len(parts) else " "
         return _italian_ascii[letter] + ("'" if apostrophe and not (follows.isalnum() or follows in "'’") else "")
 
-    return choose_edits(text, letter_edits(parts, written), rng, severity, "no letter that an English keyboard lacks")
+    places = letter_edits(parts, written)
+    return choose_edits(text, places, rng, severity, "no letter that an English keyboard lacks", fits=True)
 
 
 ascii_keyboard = register(Perturbation(
     name="ascii_keyboard", category="orthography", langs=("it", "tr"), unit="share of letters with marks that are typed without",
     source="TokSuite english_keyboard", edit=_ascii_keyboard, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #94733cc4
+# %% ../nbs/14_orthography.ipynb #4d16acff
 _arabic_letters = dict(zip("یکپچژگ۰۱۲۳۴۵۶۷۸۹", "يكبجزك٠١٢٣٤٥٦٧٨٩", strict=True))
 
 
@@ -85,16 +86,15 @@ def _arabic_keyboard(text: str, lang: str, rng: np.random.Generator, severity: f
             return {"ی": "إ", "و": "أ"}[after]
         return _arabic_letters.get(letter)
 
-    return choose_edits(
-        text, letter_edits(parts, written), rng, severity, "no letter that an Arabic keyboard writes otherwise"
-    )
+    places = letter_edits(parts, written)
+    return choose_edits(text, places, rng, severity, "no letter that an Arabic keyboard writes otherwise", fits=True)
 
 
 arabic_keyboard = register(Perturbation(
     name="arabic_keyboard", category="orthography", langs=("fa",), unit="share of letters that an Arabic keyboard writes otherwise",
     source="TokSuite arabic_keyboard_for_farsi", edit=_arabic_keyboard, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #75ef0b38
+# %% ../nbs/14_orthography.ipynb #ab73d814
 _persian_number = re.compile("[۰-۹]+(?:[٫٬][۰-۹]+)*")
 _latin_number = re.compile("[0-9]+(?:[.,][0-9]+)*")
 _to_latin = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬", "0123456789.,")
@@ -112,14 +112,14 @@ def _digits(text: str, lang: str, rng: np.random.Generator, severity: float) -> 
         if at == stop:
             source = "".join(parts[begin : i + 1])
             places.append(Edit(begin, i + 1, source, source.translate(table)))
-    return choose_edits(text, places, rng, severity, "no digit")
+    return choose_edits(text, places, rng, severity, "no digit", fits=True)
 
 
 digits = register(Perturbation(
     name="digits", category="orthography", langs=("fa",), unit="share of numbers in the other digits",
     source="TokSuite number_romanization", edit=_digits))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #352004c0
+# %% ../nbs/14_orthography.ipynb #616d4f22
 def _pinyin_edits(text: str, parts: Sequence[str], tones: bool) -> list[Edit]:
     readings, places, at = han_readings(text, tones=tones), [], 0
     for i, part in enumerate(parts):
@@ -153,7 +153,7 @@ def _traditional(text: str, lang: str, rng: np.random.Generator, severity: float
             ]
         else:  # no phrase of today's tables changes its length, but a later table may
             places.append(Edit(run.start, run.stop, "".join(source), "".join(target)))
-    return choose_edits(text, places, rng, severity, "no character with another traditional form")
+    return choose_edits(text, places, rng, severity, "no character with another traditional form", fits=True)
 
 
 traditional = register(Perturbation(
@@ -231,7 +231,7 @@ def _binds(kinds: Sequence[str]) -> bool:
     following, beyond = kinds[1], kinds[2] if len(kinds) > 2 else ""
     return following == "determiner" or (following in ("noun", "name", "ezafe") and beyond != "copula")
 
-# %% ../nbs/14_orthography.ipynb #42f7a610
+# %% ../nbs/14_orthography.ipynb #8cd6263b
 _latin_signs = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬،؛؟٪", "0123456789.,,;?%")
 
 
@@ -263,7 +263,7 @@ def _romanization(text: str, lang: str, rng: np.random.Generator, severity: floa
     return (
         places
         if isinstance(places, NotApplicable)
-        else choose_edits(text, places, rng, severity, "no character with a reading")
+        else choose_edits(text, places, rng, severity, "no character with a reading", fits=True)
     )
 
 
@@ -271,7 +271,7 @@ romanization = register(Perturbation(
     name="romanization", category="orthography", langs=("fa", "zh"), unit="share of words (fa) or characters (zh) in Latin letters",
     source="TokSuite romanization; own lexicon (fa); pypinyin (zh)", edit=_romanization, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #eaed01ae
+# %% ../nbs/14_orthography.ipynb #e98f4f6a
 _marked_words = {
     "en": "café cafés naïve façade cliché clichés fiancé fiancée jalapeño entrée décor début sauté purée soirée protégé soufflé crème fête rôle élite "
           "coördinate coöperate coöperation reëlect zoölogy Brontë Curaçao Málaga Zürich Bogotá Brasília Yucatán Québec",
@@ -313,7 +313,7 @@ def _marked(word: str, lang: str, after: str) -> str:
         w if m == plain else m.upper() if w.isupper() else m for w, plain, m in zip(word, low, found, strict=True)
     )
 
-# %% ../nbs/14_orthography.ipynb #7762b407
+# %% ../nbs/14_orthography.ipynb #5825b932
 def _removable(parts: Sequence[str], lang: str) -> list[Edit]:
     def written(i: int, letter: str) -> str | None:
         if lang == "fa":
@@ -381,7 +381,7 @@ def han_words(
         end -= size
     return found[::-1]
 
-# %% ../nbs/14_orthography.ipynb #48e0f2cb
+# %% ../nbs/14_orthography.ipynb #559cb628
 def _partially_romanized(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, readings = graphemes(text), han_readings(text)
     offsets = [0]
@@ -405,7 +405,7 @@ def _toned_pinyin_joined(text: str, lang: str, rng: np.random.Generator, severit
             follows = open_syllable and i > 0 and parts[i - 1][0].isalpha()
             places.append(Edit(i, i + 1, part, ("'" if follows else "") + readings[at]))
         at += len(part)
-    return choose_edits(text, places, rng, severity, "no character with a reading")
+    return choose_edits(text, places, rng, severity, "no character with a reading", fits=True)
 
 
 partially_romanized = register(Perturbation(
@@ -415,9 +415,9 @@ toned_pinyin_joined = register(Perturbation(
     name="toned_pinyin_joined", category="orthography", langs=("zh",), unit="share of characters in Latin letters",
     source="TokSuite space_removal (Chinese rows); pypinyin", edit=_toned_pinyin_joined, target="both"))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #4bfb2355
+# %% ../nbs/14_orthography.ipynb #ee93393b
 def _farsi_spacing(parts: list[str], rng: np.random.Generator) -> list[Edit]:
-    places, joined = [], rng.random() < 0.5
+    places, joined = [], habits(rng).random() < 0.5
     for i, part in enumerate(parts[:-1]):
         letter, joiner = bare_letter(part)
         if joiner == "\u200c":
@@ -444,7 +444,7 @@ word_spacing = register(Perturbation(
     name="word_spacing", category="orthography", langs=("fa", "zh"), unit="share of non-joiners (fa) or gaps between words (zh)",
     source="TokSuite word_spacing_zero-width_characters_extra_space; own list of words", edit=_word_spacing))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #2915c5df
+# %% ../nbs/14_orthography.ipynb #7c8318b1
 _italian_accents = compile_rewritings(
     [(f"{right}(?![a-zàèéìòù])", wrong) for right, wrong in zip("àèéìòù", "áéèíóú", strict=True)]
     + [(rf"\b{bare}\b(?!['’])", bare[:-1] + accented) for bare, accented in (
@@ -519,7 +519,7 @@ orthographic_errors = register(Perturbation(
     name="orthographic_errors", category="orthography", langs=("en", "it", "tr"), unit="share of the words that are often misspelt",
     source="TokSuite orthographic_errors; own tables", edit=_orthographic_errors))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #df9299c8
+# %% ../nbs/14_orthography.ipynb #e2c0feb5
 _months_en = "january|february|march|april|june|july|august|september|october|november|december"
 _plural_en = r"((?!times|plus|minus)[a-z]{2,}(?:[a-df-rt-z]|[a-gj-np-rt-wyz]e))s\b"
 _articles_it = str.split(
@@ -563,7 +563,7 @@ grammatical_errors = register(Perturbation(
     name="grammatical_errors", category="orthography", langs=("en", "it", "tr"), unit="share of the phrases that can be got wrong",
     source="TokSuite grammatical_errors; own tables", edit=_grammatical_errors))  # fmt: skip
 
-# %% ../nbs/14_orthography.ipynb #329f97d3
+# %% ../nbs/14_orthography.ipynb #ed6b976f
 def _ascii_folding(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     from anyascii import anyascii
 
@@ -573,7 +573,7 @@ def _ascii_folding(text: str, lang: str, rng: np.random.Generator, severity: flo
         return folded if folded.strip() else None
 
     return choose_edits(
-        text, letter_edits(graphemes(text), written), rng, severity, "no letter or sign outside of ASCII"
+        text, letter_edits(graphemes(text), written), rng, severity, "no letter or sign outside of ASCII", fits=True
     )
 
 

@@ -7,7 +7,7 @@ __all__ = ['contractions', 'PhraseTable', 'abbreviations', 'phonetic_spelling', 
            'character_substitution', 'emoji_substitution', 'search_keywords', 'phrase_table', 'phrase_edits',
            'phrase_rule']
 
-# %% ../nbs/16_register.ipynb #90655b29
+# %% ../nbs/16_register.ipynb #f665a269
 from functools import lru_cache
 import re
 
@@ -24,7 +24,7 @@ from toksuite_nb.noise import (
     rewrites,
 )
 from .orthography import han_words
-from .perturb import NotApplicable, Perturbation, Rule, register
+from .perturb import NotApplicable, Perturbation, Rule, habits, register
 from .store import data_path
 from .text import graphemes, lower
 
@@ -182,7 +182,7 @@ historical_spelling = register(Perturbation(
     name="historical_spelling", category="register", langs=("en",), unit="share of the places that were spelt otherwise",
     source="TokSuite historical_spelling; own table of Early Modern habits", edit=_historical_spelling))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #6a32f744
+# %% ../nbs/16_register.ipynb #cc5829c3
 _held = {"en": "aeiou", "it": "aeiouàèéìòù", "tr": "aeıioöuü", "fa": "اوی"}
 
 
@@ -225,7 +225,7 @@ character_substitution = register(Perturbation(
     name="character_substitution", category="register", langs=("en", "it", "tr"), unit="share of letters with a digit of like shape",
     source="TokSuite character_substitution", edit=_character_substitution))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #acc4c626
+# %% ../nbs/16_register.ipynb #516b2cc4
 @lru_cache(maxsize=8)
 def _pictures(lang: str) -> PhraseTable:
     head, *lines = data_path("perturb/emoji.tsv").read_text(encoding="utf-8").splitlines()
@@ -274,7 +274,7 @@ search_keywords = register(Perturbation(
     name="search_keywords", category="register", langs=("en", "it"), unit="share of function words left out",
     source="TokSuite web_search_query (the part that drops function words); own lists", edit=_search_keywords))  # fmt: skip
 
-# %% ../nbs/16_register.ipynb #f6e5c9ef
+# %% ../nbs/16_register.ipynb #d7ed3612
 _quote_styles = {
     "en": ('""', "“”", "‘’"),
     "it": ('""', "“”", "«»"),
@@ -288,7 +288,7 @@ _quoted = re.compile(
 
 
 def _quotes(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    order = [_quote_styles[lang][i] for i in rng.permutation(len(_quote_styles[lang]))]
+    order = [_quote_styles[lang][i] for i in habits(rng).permutation(len(_quote_styles[lang]))]
 
     def written(found: re.Match[str]) -> str | None:
         if found[6]:
@@ -316,7 +316,7 @@ _marker = re.compile(r"(?m)^(?P<indent>[ \t]*)(?:(?P<bullet>[-*•–])|(?P<numb
 
 
 def _list_markers(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    bullets = ["-*•–"[i] for i in rng.permutation(4)]
+    bullets = ["-*•–"[i] for i in habits(rng).permutation(4)]
 
     def written(found: re.Match[str]) -> str:
         if found["bullet"]:

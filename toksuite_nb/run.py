@@ -7,7 +7,7 @@ __all__ = ['Executor', 'Report', 'path_hash', 'code_version', 'cell_function', '
            'ResultStore', 'InProcess', 'Processes', 'RayCluster', 'run_cells', 'write_plan', 'read_plan',
            'slurm_script', 'main', 'collect']
 
-# %% ../nbs/02_run.ipynb #b16c9bf2
+# %% ../nbs/02_run.ipynb #c9e65e65
 from argparse import ArgumentParser
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ import polars as pl
 from .core import content_hash, progress
 from .store import atomic_write
 
-# %% ../nbs/02_run.ipynb #39f20867
+# %% ../nbs/02_run.ipynb #47759e34
 def path_hash(
     path: Path | str,  # A file, or a folder with everything below it
 ) -> str:  # 32 hexadecimal digits
@@ -60,7 +60,7 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
             digest.update(block)
     return digest.hexdigest()
 
-# %% ../nbs/02_run.ipynb #508b99f8
+# %% ../nbs/02_run.ipynb #0cf488b4
 @lru_cache(maxsize=256)
 def code_version(
     function: Callable[..., Any],  # Function of a module, or of a notebook
@@ -82,7 +82,7 @@ def _sources(module: str, seen: dict[str, str]) -> dict[str, str]:
         _sources(f"{package}.{below}", seen)
     return seen
 
-# %% ../nbs/02_run.ipynb #d9df8f79
+# %% ../nbs/02_run.ipynb #668d02a6
 def cell_function(
     function: Callable[..., Any],  # A pure function of its keyword arguments, at the top level of a module
 ) -> Callable[..., Any]:  # `function` itself
@@ -128,7 +128,7 @@ def _content(value: Any) -> Any:
         return {key: _content(item) for key, item in value.items()}
     return [_content(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/02_run.ipynb #4278577b
+# %% ../nbs/02_run.ipynb #b9c1835b
 def encode_value(
     value: Any,  # Frame, array, path or plain values, nested at will
 ) -> Any:  # Values that JSON can hold
@@ -175,7 +175,7 @@ def decode_value(
         return Path(value["__path__"])
     return {key: decode_value(item) for key, item in value.items()}
 
-# %% ../nbs/02_run.ipynb #79a823f5
+# %% ../nbs/02_run.ipynb #2acd5aaa
 class ResultStore:
     "Results of cells in a folder, found by key."
 
@@ -364,7 +364,7 @@ def _line(key: str, name: str, value: Any, seconds: float) -> bytes:
     body = f"{key} {json.dumps(record)}".encode()
     return _checksum(body) + b" " + body + b"\n"
 
-# %% ../nbs/02_run.ipynb #22692e84
+# %% ../nbs/02_run.ipynb #3999b7f2
 @dataclass(frozen=True)
 class InProcess:
     "Cells one after another in this process."
@@ -453,7 +453,7 @@ def _compute(cell: Cell, store: ResultStore) -> Report:
 # how each executor goes through cells: what a later section defines is entered there
 _drivers: dict[type, Callable[..., Any]] = {InProcess: _in_process}
 
-# %% ../nbs/02_run.ipynb #770a450f
+# %% ../nbs/02_run.ipynb #75573c7f
 def _spec(cell: Cell) -> str:
     "A cell as one line of JSON."
     return json.dumps(
@@ -497,7 +497,7 @@ def _serve(folder: str) -> None:
         print(json.dumps(_work(line, store)), file=answers, flush=True)
     store.close()
 
-# %% ../nbs/02_run.ipynb #b4df0cae
+# %% ../nbs/02_run.ipynb #bd10b404
 class _Worker:
     "One worker process and the pipe to it."
 
@@ -587,7 +587,7 @@ def _processes(todo: Sequence[Cell], store: ResultStore, executor: Processes) ->
 
 _drivers[Processes] = _processes
 
-# %% ../nbs/02_run.ipynb #f135a261
+# %% ../nbs/02_run.ipynb #a2048368
 class _Actor:
     "Computes cells and returns lines of the store."
 
@@ -653,7 +653,7 @@ def _ray(todo: Sequence[Cell], store: ResultStore, executor: RayCluster) -> Any:
 
 _drivers[RayCluster] = _ray
 
-# %% ../nbs/02_run.ipynb #47652525
+# %% ../nbs/02_run.ipynb #18c9c32d
 def write_plan(
     cells: Iterable[Cell],  # Cells of functions in modules
     path: Path | str,  # Where the plan is written, e.g. `"plan.jsonl"`
@@ -698,7 +698,7 @@ def slurm_script(
     command = f"python -m toksuite_nb.run plan {shlex.quote(str(plan))} {shlex.quote(str(store))}"
     return "\n".join(["#!/bin/bash", *lines, f'{command} --shard "$SLURM_ARRAY_TASK_ID/{shards}"', ""])
 
-# %% ../nbs/02_run.ipynb #699c9f78
+# %% ../nbs/02_run.ipynb #e4b24348
 def main(
     args: Sequence[str] | None = None,  # Command line; None: that of the process
 ) -> int:  # Exit status: 1 if a cell failed
@@ -724,12 +724,12 @@ def main(
     print(" ".join(f"{state}={n}" for state, n in report["state"].value_counts().sort("state").iter_rows()))
     return int(failed.height > 0)
 
-# %% ../nbs/02_run.ipynb #83f8e289
-# | eval: false
+# %% ../nbs/02_run.ipynb #eedbf87f
+#| eval: false
 if __name__ == "__main__":
     sys.exit(main())
 
-# %% ../nbs/02_run.ipynb #3211b0aa
+# %% ../nbs/02_run.ipynb #6bd937b8
 def collect(
     cells: Iterable[Cell],  # Cells whose functions return frames of equal columns
     store: ResultStore | Path | str,  # Where results are, or its folder

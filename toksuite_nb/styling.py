@@ -16,7 +16,7 @@ from .noise import letter_runs
 from .perturb import NotApplicable, Perturbation, Rule, nested_sample, register
 from .text import graphemes, lower, upper
 
-# %% ../nbs/15_styling.ipynb #6134f0e0
+# %% ../nbs/15_styling.ipynb #fc0e8dd1
 def styled_words(
     text: str,  # Any text
     style: Callable[[str], str],  # Grapheme to styled grapheme
@@ -40,11 +40,11 @@ def style_rule(
 
     def rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
         places = styled_words(text, style)
-        return nested_sample(text, places, rng, severity) if places else NotApplicable(reason)
+        return nested_sample(text, places, rng, severity) if places else NotApplicable(reason, fits=True)
 
     return rule
 
-# %% ../nbs/15_styling.ipynb #78153c87
+# %% ../nbs/15_styling.ipynb #55273458
 def math_letter(
     letter: str,  # One ASCII letter or digit
     style: str,  # Style as in Unicode names, e.g. `"BOLD"`, `"SCRIPT"`, `"DOUBLE-STRUCK"`
@@ -80,7 +80,7 @@ def alphabet(
 
     return style
 
-# %% ../nbs/15_styling.ipynb #aebc1673
+# %% ../nbs/15_styling.ipynb #2df99d97
 _latin = ("en", "fa", "it", "tr", "zh")  # Farsi and Chinese texts may hold Latin words and digits
 _no_latin = "no Latin letter or ASCII digit"
 
@@ -119,7 +119,7 @@ for _name, _style in (("mathematical_italic", "ITALIC"), ("mathematical_monospac
                       ("mathematical_fraktur", "FRAKTUR")):  # fmt: skip
     _register_style(_name, "TokSuite unicode_formatting", style_rule(alphabet(_math_table(_style)), _no_latin))
 
-# %% ../nbs/15_styling.ipynb #a0804314
+# %% ../nbs/15_styling.ipynb #51a346ce
 _decorative = _math_table("BOLD") | dict(zip("+-*/=×÷−", "➕➖✖➗🟰✖➗➖", strict=True))
 
 
@@ -130,12 +130,12 @@ def _decorative_rule(text: str, lang: str, rng: np.random.Generator, severity: f
         arithmetic = any(c.isdigit() for c in edit.source) or all(c in "+-*/=×÷−" for c in edit.source)
         if arithmetic or not set(inside) & set("+-*/=×÷−"):
             places.append(edit)
-    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin, fits=True)
 
 
 _register_style("decorative_unicode", "TokSuite decorative_unicode", _decorative_rule, target="both")
 
-# %% ../nbs/15_styling.ipynb #16affcd9
+# %% ../nbs/15_styling.ipynb #d27a8d95
 _fullwidth = alphabet({chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)})
 
 
@@ -144,16 +144,16 @@ def _fullwidth_rule(text: str, lang: str, rng: np.random.Generator, severity: fl
     places = [
         edit for edit in plain if any(c.isascii() and c.isalnum() for c in unicodedata.normalize("NFD", edit.source))
     ]
-    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin, fits=True)
 
 
 _register_style("fullwidth", "TokSuite fullwidth_characters", _fullwidth_rule)
 
-# %% ../nbs/15_styling.ipynb #31504c23
+# %% ../nbs/15_styling.ipynb #10aca16d
 def _case_rule(change: Callable[[str, str], str], reason: str) -> Rule:
     def rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
         places = styled_words(text, lambda part: change(part, lang))
-        return nested_sample(text, places, rng, severity) if places else NotApplicable(reason)
+        return nested_sample(text, places, rng, severity) if places else NotApplicable(reason, fits=True)
 
     return rule
 
@@ -161,20 +161,24 @@ def _case_rule(change: Callable[[str, str], str], reason: str) -> Rule:
 _register_style("uppercase", "TokSuite capitalization", _case_rule(upper, "no lower-case letter"))
 _register_style("lowercase", "TokSuite lowercase", _case_rule(lower, "no upper-case letter"))
 
-# %% ../nbs/15_styling.ipynb #e6a0efd0
+# %% ../nbs/15_styling.ipynb #faafcff6
 def _odd_case_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     places = []
     for i, part in enumerate(graphemes(text)):
         flipped = upper(part, lang) if part == lower(part, lang) else lower(part, lang)
         if flipped != part and len(graphemes(flipped)) == 1:
             places.append(Edit(i, i + 1, part, flipped))
-    return nested_sample(text, places, rng, severity, most=0.5) if places else NotApplicable("no letter with case")
+    return (
+        nested_sample(text, places, rng, severity, most=0.5)
+        if places
+        else NotApplicable("no letter with case", fits=True)
+    )
 
 
 register(Perturbation(name="capitalization", category="styling", langs=_latin, unit="share of letters in the other case; half of them at 1.0",
                       source="TokSuite capitalization", edit=_odd_case_rule))  # fmt: skip
 
-# %% ../nbs/15_styling.ipynb #dbb3139b
+# %% ../nbs/15_styling.ipynb #e9f2a379
 def _hyphenated_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places = graphemes(text), []
     for run in letter_runs(parts):
@@ -182,12 +186,16 @@ def _hyphenated_rule(text: str, lang: str, rng: np.random.Generator, severity: f
         spelled = "-".join(upper(letter, lang) for letter in letters)
         if all(upper(letter, lang) != lower(letter, lang) for letter in letters) and spelled != "".join(letters):
             places.append(Edit(run.start, run.stop, "".join(letters), spelled))
-    return nested_sample(text, places, rng, severity) if places else NotApplicable("no word of letters with case")
+    return (
+        nested_sample(text, places, rng, severity)
+        if places
+        else NotApplicable("no word of letters with case", fits=True)
+    )
 
 
 _register_style("hyphenated", "TokSuite hyphenated_spelling", _hyphenated_rule, target="both")
 
-# %% ../nbs/15_styling.ipynb #c86a4acc
+# %% ../nbs/15_styling.ipynb #e52191e5
 def _spaced_rule(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places, start = graphemes(text), [], 0
     for i, part in enumerate([*parts, " "]):
@@ -196,7 +204,11 @@ def _spaced_rule(text: str, lang: str, rng: np.random.Generator, severity: float
                 gap = "  " if i < len(parts) - 1 and part == " " and not parts[i + 1].isspace() else ""
                 places.append(Edit(start, i, "".join(parts[start:i]), " ".join(parts[start:i]) + gap))
             start = i + 1
-    return nested_sample(text, places, rng, severity) if places else NotApplicable("no word of two or more characters")
+    return (
+        nested_sample(text, places, rng, severity)
+        if places
+        else NotApplicable("no word of two or more characters", fits=True)
+    )
 
 
 _register_style("spaced", "TokSuite spaced_styling", _spaced_rule)
@@ -211,7 +223,7 @@ def _struck(part: str) -> str:
 
 _register_style("strikethrough", "TokSuite strikethrough", style_rule(_struck, "no letter or digit"))
 
-# %% ../nbs/15_styling.ipynb #922f5541
+# %% ../nbs/15_styling.ipynb #881f17a7
 _circled = {
     c: unicodedata.lookup(f"CIRCLED LATIN {'CAPITAL' if c.isupper() else 'SMALL'} LETTER {c.upper()}")
     for c in _ascii_letters
@@ -219,7 +231,7 @@ _circled = {
 _circled |= {c: unicodedata.lookup(f"CIRCLED {unicodedata.name(c)}") for c in "0123456789"}
 _register_style("enclosed", "TokSuite enclosed_characters", style_rule(alphabet(_circled), _no_latin), target="choices")
 
-# %% ../nbs/15_styling.ipynb #6f04ff7d
+# %% ../nbs/15_styling.ipynb #011f1016
 _raised: dict[str, str] = {}
 for _code in (*range(0xAA, 0x2100), *range(0xA7F0, 0xA800), *range(0x10780, 0x107C0)):
     _kind, _, _base = unicodedata.decomposition(chr(_code)).partition(" ")
@@ -235,7 +247,7 @@ _register_style(
     "superscript_letters", "TokSuite superscript_subscript_styling", style_rule(alphabet(_raised), _no_latin)
 )
 
-# %% ../nbs/15_styling.ipynb #93e96fd0
+# %% ../nbs/15_styling.ipynb #d0e36e19
 _marks_above = "\u0300\u0301\u0302\u0303\u0306\u0307\u030a\u030c\u030f\u0311"
 _marks_below = "\u0323\u0324\u0325\u032d\u032e\u0330\u0331"
 
@@ -268,13 +280,13 @@ def _stacked_rule(text: str, lang: str, rng: np.random.Generator, severity: floa
         )
 
     places = styled_words(text, stack)
-    return nested_sample(text, places, rng, severity) if places else NotApplicable("no Latin letter")
+    return nested_sample(text, places, rng, severity) if places else NotApplicable("no Latin letter", fits=True)
 
 
 _register_style("macron", "TokSuite macron_diacritic", style_rule(_macron, "no Latin letter"))
 _register_style("stacked_marks", "TokSuite diacriticized_styling", _stacked_rule, target="both")
 
-# %% ../nbs/15_styling.ipynb #a45a47f4
+# %% ../nbs/15_styling.ipynb #39c2b0cd
 _turned = dict(zip("abcdefghijklmnopqrstuvwxyz", "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹsʇnʌʍxʎz", strict=True))
 _turned |= {c.upper(): turned for c, turned in _turned.items()} | dict(
     zip("AEFHIJLMNOPSTUVWXYZ", "∀ƎℲHIſ˥WNOԀS⊥∩ΛMX⅄Z", strict=True)
@@ -292,7 +304,7 @@ def _upside_down_rule(text: str, lang: str, rng: np.random.Generator, severity: 
                     edit.start, edit.end, edit.source, "".join(turn(part) for part in reversed(graphemes(edit.source)))
                 )
             )
-    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin)
+    return nested_sample(text, places, rng, severity) if places else NotApplicable(_no_latin, fits=True)
 
 
 _register_style("upside_down", "TokSuite upside_down_rotated", _upside_down_rule, target="choices")

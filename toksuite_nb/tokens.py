@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_bytes', 'text_direction', 'strip_rows', 'strip_html', 'TokenStrip']
 
-# %% ../nbs/51_tokens.ipynb #968e79d7
+# %% ../nbs/51_tokens.ipynb #57d3276e
 from collections.abc import Mapping, Sequence
 from html import escape
 import re
@@ -13,6 +13,7 @@ import unicodedata
 from typing import Any
 
 import anywidget
+import numpy as np
 import polars as pl
 import traitlets
 
@@ -39,7 +40,7 @@ def show_bytes(
 def _hex(piece: bytes) -> str:
     return f"⟨{piece.hex(' ').upper()}⟩" if piece else ""
 
-# %% ../nbs/51_tokens.ipynb #411ce047
+# %% ../nbs/51_tokens.ipynb #7434e4b9
 _right_joining = frozenset(
     "\u0622\u0623\u0624\u0625\u0627\u0629\u062f\u0630\u0631\u0632\u0648\u0671\u0672\u0673\u0675\u0676\u0677\u06c0\u06cd\u06cf\u06d2\u06d3\u06d5\u06ee\u06ef"
 ) | {chr(c) for c in (*range(0x0688, 0x069A), *range(0x06C3, 0x06CC))}
@@ -56,15 +57,14 @@ _arabic = re.compile("[\u0620-\u06ff]")
 
 def _joined(shown: list[str], linked: Sequence[bool]) -> list[str]:
     # `linked[i]`: token i begins where token i - 1 ends
-    left, right = [""] * len(shown), [""] * len(shown)
-    for i in range(1, len(shown)):
-        if (
-            linked[i]
-            and _edge(reversed(shown[i - 1])) in _dual_joining
-            and _edge(iter(shown[i])) in _dual_joining | _right_joining
-        ):
-            right[i - 1] = left[i] = "\u200d"
-    return [a + text + b for a, text, b in zip(left, shown, right, strict=True)]
+    onward = {text for text in set(shown) if _edge(reversed(text)) in _dual_joining}
+    back = {text for text in set(shown) if _edge(iter(text)) in _dual_joining | _right_joining}
+    joints = [i for i in range(1, len(shown)) if linked[i] and shown[i - 1] in onward and shown[i] in back]
+    out = list(shown)
+    for i in joints:
+        out[i - 1] += "\u200d"
+        out[i] = "\u200d" + out[i]
+    return out
 
 
 def _edge(chars: Any) -> str:
@@ -78,7 +78,7 @@ def text_direction(
     strong = next((d for c in text if (d := unicodedata.bidirectional(c)) in ("L", "R", "AL")), "L")
     return "ltr" if strong == "L" else "rtl"
 
-# %% ../nbs/51_tokens.ipynb #43bc18cd
+# %% ../nbs/51_tokens.ipynb #7d4ff22d
 def strip_rows(
     tokens: pl.DataFrame,  # `token_schema`; one text, any number of tokenizers
     text: str,  # The text whose bytes the offsets count
@@ -113,21 +113,15 @@ _letters = {"whole": "w", "partial character": "p", "fallback": "f", "unknown": 
 
 def _row(name: str, part: pl.DataFrame, data: bytes, mark: Mapping[int, str], note: str | None) -> dict[str, Any]:
     starts, ends, own = part["start"].to_list(), part["end"].to_list(), part["bytes"].to_list()
-    seen: dict[bytes, str] = {}
-    shown = []
-    for start, end, special, made in zip(starts, ends, part["special"].to_list(), own, strict=True):
-        piece = data[start:end]
-        if start == end:
-            piece = b"" if special else made or b""
-            shown.append(f"⟨+{show_bytes(piece) or ('special' if special else '')}⟩")
-            continue
-        if piece not in seen:
-            seen[piece] = show_bytes(piece)
-        shown.append(seen[piece])
+    pieces = [data[a:b] for a, b in zip(starts, ends, strict=True)]
+    seen = {piece: show_bytes(piece) for piece in set(pieces)}
+    shown = [seen[piece] for piece in pieces]
+    for k, special in part.select(pl.int_range(pl.len()), "special").filter(part["start"] == part["end"]).iter_rows():
+        shown[k] = f"⟨+{show_bytes(b'' if special else own[k] or b'') or ('special' if special else '')}⟩"
     if _arabic.search(data.decode()):
         shown = _joined(shown, [False, *(a == b for a, b in zip(starts[1:], ends[:-1], strict=True))])
     kinds = "".join(part["kind"].replace_strict(_letters, return_dtype=pl.String).to_list())
-    made = {str(k): (b or b"").hex() for k, b in enumerate(own) if b != data[starts[k] : ends[k]]}
+    made = {str(k): (b or b"").hex() for k, (b, piece) in enumerate(zip(own, pieces, strict=True)) if b != piece}
     n = len(shown)
     return {
         "name": name,
@@ -141,7 +135,7 @@ def _row(name: str, part: pl.DataFrame, data: bytes, mark: Mapping[int, str], no
         "mark": {str(k): m for k, m in mark.items()},
     }
 
-# %% ../nbs/51_tokens.ipynb #5a7d4386
+# %% ../nbs/51_tokens.ipynb #5f28ed85
 _css = """
 .tks { font-size: 14px; line-height: 1.3; color: var(--jp-content-font-color1, inherit); max-width: 100%; --tks-line: rgba(128,128,128,.75); --tks-hot: #D55E00; }
 .tks-strip { margin: 2px 0 8px; min-width: 0; }
@@ -164,6 +158,7 @@ _css = """
 .tks-lit { box-shadow: 0 0 0 2px var(--tks-hot); }
 .tks-picked { outline: 3px solid currentColor; outline-offset: -1px; font-weight: 700; }
 .tks-at { outline: 2px dashed currentColor; outline-offset: 0; } .tks-at.tks-picked { outline-style: double; outline-width: 4px; }
+.tks-full { display: contents; }
 .tks-read { min-height: 3.9em; font-size: 12px; padding: 2px 4px; border-inline-start: 3px solid var(--tks-line); overflow-wrap: anywhere; max-height: 8em; overflow: auto; }
 .tks-key { font-size: 12px; margin: 2px 0; } .tks-key span { margin-inline-end: 14px; }
 .tks-area textarea { unicode-bidi: plaintext; text-align: start; font-size: 15px; }
@@ -205,7 +200,7 @@ def _cell(row: Mapping[str, Any], k: int) -> str:
     look += f" tks-{escape(mark)}" if mark else ""
     return f'<span class="tks-t tks-k{k % 4}{look}" title="id {row["id"][k]}, bytes {row["start"][k]}–{row["end"][k]}">{escape(row["show"][k])}</span>'
 
-# %% ../nbs/51_tokens.ipynb #2e2339df
+# %% ../nbs/51_tokens.ipynb #3b122f38
 _esm = r"""
 const LOOK = { p: ["tks-partial", "part of a character"], f: ["tks-fallback", "byte fallback"], u: ["tks-unknown", "unknown to the tokenizer"] };
 function make(tag, cls, text) { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; }
@@ -217,76 +212,110 @@ function overlaps(s, e, a, b) {
   return s === e ? a < s && s < b : s < b && e > a;
 }
 
+const MARKS = { t: "touched", m: "moved" }, SIZE = 64;
+function unpack(model) {
+  // one buffer of 32-bit numbers: for each row its ids, starts, ends and the places of its texts in `words`
+  const view = model.get("numbers"), numbers = view.byteLength ? new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : new Int32Array(0);
+  let at = 0;
+  return model.get("heads").map((head) => {
+    const take = () => numbers.subarray(at, at += head.n);
+    return { ...head, id: take(), start: take(), end: take(), word: take() };
+  });
+}
+function show(row, i) { return row.words[row.word[i]]; }
+function same(a, i, b, j) {
+  return show(a, i) === show(b, j) && a.kind[i] === b.kind[j] && a.mark[i] === b.mark[j] && (i in a.bytes) === (j in b.bytes);
+}
+
 function render({ model, el }) {
   const root = make("div", "tks"), list = make("div"), key = make("div", "tks-key"), read = make("div", "tks-read");
   read.setAttribute("role", "status"); read.setAttribute("aria-live", "polite");
   root.append(list, key, read); el.append(root);
   let strips = [], lit = [], picked = [], hot = null, bytes = null, pending = false, alive = true;
   const watcher = window.IntersectionObserver && new IntersectionObserver((seen) => {
-    for (const s of seen) if (s.isIntersecting) { watcher.unobserve(s.target); build(s.target.tokPart.strip, s.target.tokPart); }
+    for (const s of seen) if (s.isIntersecting && s.target.tokPart) build(s.target.tokPart.strip, s.target.tokPart);
   }, { rootMargin: "400px" });
   const hint = "Point at a token, or focus a strip and use the arrow keys: its id, bytes and characters show here. Click or Enter selects, Shift extends, Escape clears.";
 
   function draw() {
     pending = false;
     if (!alive) return;
-    const rows = model.get("rows"), dir = model.get("direction"), marks = new Set();
+    const rows = unpack(model), dir = model.get("direction");
     root.classList.toggle("tks-rtl", dir === "rtl");
-    bytes = null; lit = []; picked = []; hot = null;
-    if (watcher) watcher.disconnect();
-    const scroll = strips.map((s) => s.body.scrollTop), at = strips.map((s) => s.at), had = strips.findIndex((s) => s.body === document.activeElement);
-    strips = rows.map((row, r) => {
-      const name = make("bdi", "tks-name", row.name), head = make("div", "tks-head"), body = make("div", "tks-body"), cells = document.createDocumentFragment();
-      head.append(name, make("span", "tks-note", row.note));
-      body.dir = dir; body.tabIndex = 0;
-      body.setAttribute("role", "listbox"); body.setAttribute("aria-multiselectable", "true");
-      body.setAttribute("aria-label", row.name + ": " + row.note);
-      const strip = { row, nodes: [], parts: [], body, at: -1, id: "tks" + serial++ };
-      const size = row.show.length > 600 ? 300 : 600;
-      for (let from = 0; from < row.show.length; from += size) {
-        const part = { div: make("div"), from, to: Math.min(from + size, row.show.length), built: false };
-        part.div.setAttribute("role", "none"); part.div.tokPart = part;
-        strip.parts.push(part); cells.append(part.div);
-        if (from && watcher) {
-          let wide = 0;
-          for (let i = from; i < part.to; i++) wide += 16 + 9 * row.show[i].length;
-          part.div.style.minHeight = Math.ceil(wide / 1000) * 28 + "px";
-        } else build(strip, part);
-        part.strip = strip;
-      }
-      for (const i in row.mark) marks.add(row.mark[i]);
-      if (!row.show.length) cells.append(make("em", "", "no tokens"));
-      body.append(cells);
-      listen(strip);
-      const section = make("div", "tks-strip"); section.append(head, body);
-      strip.section = section;
-      return strip;
+    bytes = null; light(null);
+    const kept = strips.length === rows.length && strips.every((s, r) => s.row.name === rows[r].name);
+    if (!kept) { for (const s of strips) s.parts.forEach(drop); strips = rows.map(fresh); list.replaceChildren(...strips.map((s) => s.section)); }
+    strips.forEach((s, r) => {
+      const stood = s.nodes[s.at];
+      if (stood) { stood.classList.remove("tks-at"); stood.removeAttribute("id"); }
+      fill(s, rows[r], dir);
+      if (s.body === document.activeElement && s.row.n) stand(s, Math.max(0, s.at));
     });
-    list.replaceChildren(...strips.map((s) => s.section));
-    strips.forEach((s, r) => { if (scroll[r]) s.body.scrollTop = scroll[r]; if (at[r] >= 0 && at[r] < s.row.show.length) s.at = at[r]; });
-    if (watcher) for (const s of strips) for (const part of s.parts) if (!part.built) watcher.observe(part.div);
-    if (had >= 0 && strips[had]) strips[had].body.focus({ preventScroll: true });
     key.replaceChildren();
-    if (marks.has("touched")) key.append(make("span", "tks-touched", "touched by an edit"));
-    if (marks.has("moved")) key.append(make("span", "tks-moved", "moved: not edited, cut differently"));
+    if (rows.some((row) => row.mark.includes("t"))) key.append(make("span", "tks-touched", "touched by an edit"));
+    if (rows.some((row) => row.mark.includes("m"))) key.append(make("span", "tks-moved", "moved: not edited, cut differently"));
     paint(); say(null);
   }
+  function fresh(row) {
+    const head = make("div", "tks-head"), note = make("span", "tks-note"), body = make("div", "tks-body"), section = make("div", "tks-strip");
+    head.append(make("bdi", "tks-name", row.name), note); section.append(head, body);
+    body.tabIndex = 0; body.setAttribute("role", "listbox"); body.setAttribute("aria-multiselectable", "true");
+    const strip = { row: { name: row.name, n: 0, bytes: {} }, nodes: [], parts: [], body, note, section, at: -1, id: "tks" + serial++ };
+    listen(strip);
+    return strip;
+  }
+  function drop(part) { watcher?.unobserve(part.div); part.div.remove(); }
+  function fill(strip, row, dir) {
+    // what begins and what ends alike keeps its cells; only the parts between are made anew
+    const old = strip.row, shift = row.n - old.n, most = Math.min(old.n, row.n);
+    let head = 0, tail = 0;
+    while (head < most && same(old, head, row, head)) head++;
+    while (tail < most - head && same(old, old.n - 1 - tail, row, row.n - 1 - tail)) tail++;
+    const before = strip.parts.filter((p) => p.to <= head), after = strip.parts.filter((p) => p.from >= old.n - tail && p.from >= head);
+    for (const part of strip.parts) if (!before.includes(part) && !after.includes(part)) drop(part);
+    const from = before.length ? before.at(-1).to : 0, to = after.length ? after[0].from + shift : row.n, made = [];
+    if (shift) for (const part of after) {
+      part.from += shift; part.to += shift;
+      part.cells.forEach((cell, k) => { cell.classList.remove("tks-k" + (cell.tokI % 4)); cell.tokI = part.from + k; cell.classList.add("tks-k" + (cell.tokI % 4)); });
+    }
+    strip.row = row; strip.nodes = new Array(row.n);
+    for (const part of [...before, ...after]) part.cells.forEach((cell, k) => { strip.nodes[part.from + k] = cell; });
+    for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to)));
+    if (before.length) before.at(-1).div.after(...made.map((p) => p.div)); else strip.body.prepend(...made.map((p) => p.div));
+    strip.parts = [...before, ...made, ...after];
+    // what is in sight is filled at once, the rest when it comes near
+    let budget = 5 * SIZE;
+    for (const part of made) if (!watcher || (budget -= SIZE) >= 0 && (part.from < 5 * SIZE || part.from - from < 2 * SIZE)) build(strip, part); else watcher.observe(part.div);
+    strip.note.textContent = row.note; strip.body.dir = dir; strip.body.setAttribute("aria-label", row.name + ": " + row.note);
+    strip.empty?.remove(); strip.empty = null;
+    if (!row.n) { strip.empty = make("em", "", "no tokens"); strip.body.append(strip.empty); }
+    if (strip.at >= row.n) strip.at = -1;
+  }
+  function plan(strip, from, to) {
+    const div = make("div"), part = { strip, div, from, to, cells: [] };
+    div.setAttribute("role", "none"); div.tokPart = part;
+    let wide = 0;
+    for (let i = from; i < to; i++) wide += 16 + 9 * show(strip.row, i).length;
+    div.style.minHeight = Math.ceil(wide / 1000) * 28 + "px";
+    return part;
+  }
   function build(strip, part) {
-    if (part.built) return;
-    part.built = true; part.div.style.minHeight = "";
-    const { row, nodes } = strip, sel = model.get("selection"), cells = document.createDocumentFragment();
+    if (part.cells.length) return;
+    watcher?.unobserve(part.div);
+    part.div.style.minHeight = ""; part.div.className = "tks-full";
+    const { row, nodes } = strip, sel = model.get("selection"), made = document.createDocumentFragment();
     for (let i = part.from; i < part.to; i++) {
-      const cell = template[i % 4].cloneNode(false), text = row.show[i], look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
+      const cell = template[i % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
       cell.textContent = text; cell.tokI = i;
       if (look) cell.classList.add(look[0]);
       if (i in row.bytes) cell.classList.add("tks-made");
-      if (row.mark[i]) cell.classList.add("tks-" + row.mark[i]);
+      if (MARKS[row.mark[i]]) cell.classList.add("tks-" + MARKS[row.mark[i]]);
       if (hot && overlaps(s, e, hot[0], hot[1])) { cell.classList.add("tks-lit"); lit.push(cell); }
       if (sel.length === 2 && overlaps(s, e, sel[0], sel[1])) pickCell(cell);
-      nodes[i] = cell; cells.append(cell);
-      if (text.endsWith("⟨LF⟩")) cells.append(make("br"));
+      nodes[i] = cell; part.cells.push(cell); made.append(cell);
+      if (text.endsWith("⟨LF⟩")) made.append(make("br"));
     }
-    part.div.append(cells);
+    part.div.append(made);
   }
   function node(strip, i) {
     if (!strip.nodes[i]) { const part = strip.parts.find((p) => p.from <= i && i < p.to); if (part) build(strip, part); }
@@ -310,7 +339,7 @@ function render({ model, el }) {
     for (const strip of strips) {
       const { row, nodes } = strip;
       let first = -1;
-      for (let i = 0; i < row.show.length; i++) if (overlaps(row.start[i], row.end[i], sel[0], sel[1])) {
+      for (let i = 0; i < row.n; i++) if (overlaps(row.start[i], row.end[i], sel[0], sel[1])) {
         if (nodes[i]) pickCell(nodes[i]);
         if (first < 0) first = i;
       }
@@ -332,12 +361,12 @@ function render({ model, el }) {
     if (!strip) { read.append(hint); return; }
     bytes ??= new TextEncoder().encode(model.get("text"));
     const { row } = strip, s = row.start[i], e = row.end[i], cut = bytes.slice(s, Math.min(e, s + 96)), more = e - s > 96 ? " …" : "";
-    const name = make("b"), shown = make("bdi", "", row.show[i].slice(0, 200));
+    const name = make("b"), shown = make("bdi", "", show(row, i).slice(0, 200));
     name.append(make("bdi", "", row.name));
-    read.append(name, ` · token ${i + 1} of ${row.show.length} · id ${row.id[i]} · `, shown, make("br"));
+    read.append(name, ` · token ${i + 1} of ${row.n} · id ${row.id[i]} · `, shown, make("br"));
     read.append(e > s ? `bytes ${s}–${e} of the text: ${hex(cut)}${more}` : `stands for no byte of the text, at byte ${s}`);
     if (LOOK[row.kind[i]]) read.append(` · ${LOOK[row.kind[i]][1]}`);
-    if (row.mark[i]) read.append(row.mark[i] === "touched" ? " · touched by an edit" : " · moved");
+    if (MARKS[row.mark[i]]) read.append(row.mark[i] === "t" ? " · touched by an edit" : " · moved");
     read.append(make("br"));
     if (e > s) { const u = points(s, e); read.append((row.kind[i] === "p" ? "in " : "") + u.slice(0, 24).join(" ") + (u.length > 24 ? " …" : "")); }
     if (i in row.bytes) read.append(` · decodes to ${row.bytes[i].replace(/../g, "$& ").toUpperCase().slice(0, 288) || "nothing"}`);
@@ -364,37 +393,61 @@ function render({ model, el }) {
     light(null);
   }
   function listen(strip) {
-    const { body, row } = strip, n = row.show.length, cell = (ev) => ev.target.tokI;
+    const { body } = strip, cell = (ev) => ev.target.tokI;
     body.addEventListener("mouseover", (ev) => { if (cell(ev) !== undefined) point(strip, cell(ev)); });
     body.addEventListener("mouseleave", () => light(null));
     body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
-    body.addEventListener("focus", () => { if (n) stand(strip, Math.min(n - 1, Math.max(0, strip.at))); });
+    body.addEventListener("focus", () => { if (strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at))); });
     body.addEventListener("blur", () => leave(strip));
     body.addEventListener("keydown", (ev) => {
       const onward = body.dir === "rtl" ? "ArrowLeft" : "ArrowRight", back = body.dir === "rtl" ? "ArrowRight" : "ArrowLeft";
       const step = { [onward]: 1, [back]: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[ev.key];
-      if (step !== undefined && n) stand(strip, Math.min(n - 1, Math.max(0, strip.at + step)));
+      if (step !== undefined && strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at + step)));
       else if ((ev.key === "Enter" || ev.key === " ") && strip.at >= 0) pick(strip, strip.at, ev.shiftKey);
       else if (ev.key === "Escape") { model.set("selection", []); model.save_changes(); paint(); }
       else return;
       ev.preventDefault(); ev.stopPropagation();
     });
   }
-  model.on("change:rows", redraw); model.on("change:text", redraw); model.on("change:direction", redraw); model.on("change:selection", paint);
+  const drawn = ["change:heads", "change:numbers", "change:text", "change:direction"];
+  for (const name of drawn) model.on(name, redraw);
+  model.on("change:selection", paint);
   draw();
-  return () => { alive = false; watcher?.disconnect(); model.off("change:rows", redraw); model.off("change:text", redraw); model.off("change:direction", redraw); model.off("change:selection", paint); };
+  return () => { alive = false; watcher?.disconnect(); for (const name of drawn) model.off(name, redraw); model.off("change:selection", paint); };
 }
 export default { render };
 """
 
-# %% ../nbs/51_tokens.ipynb #d862fb53
+# %% ../nbs/51_tokens.ipynb #1eceb650
+def _packed(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], bytes]:
+    # what the page needs, small enough to be sent at every key press: numbers in one buffer, each text once, a letter for kind and mark
+    heads, numbers = [], []
+    for row in rows:
+        words = {text: k for k, text in enumerate(dict.fromkeys(row["show"]))}
+        n, mark = len(row["show"]), row["mark"]
+        letters = "".join(mark.get(str(k), " ")[0] for k in range(n)) if mark else " " * n
+        head = {
+            "name": row["name"],
+            "note": row["note"],
+            "n": n,
+            "words": list(words),
+            "kind": row["kind"],
+            "mark": letters,
+            "bytes": row["bytes"],
+        }
+        heads.append(head)
+        numbers += [row["id"], row["start"], row["end"], [words[text] for text in row["show"]]]
+    return heads, b"".join(np.array(column, dtype="<i4").tobytes() for column in numbers)
+
+
 class TokenStrip(anywidget.AnyWidget):
     "One text as n tokenizers cut it: cells in text order, linked by their bytes, with a selection."
 
     _esm = _esm
     _css = _css
     text = traitlets.Unicode("").tag(sync=True)
-    rows = traitlets.List(traitlets.Dict()).tag(sync=True)
+    heads = traitlets.List(traitlets.Dict()).tag(sync=True)
+    numbers = traitlets.Bytes(b"").tag(sync=True)
     direction = traitlets.Enum(["ltr", "rtl"], default_value="ltr").tag(sync=True)
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
 
@@ -423,8 +476,14 @@ class TokenStrip(anywidget.AnyWidget):
         with self.hold_sync():
             if text != self.text:
                 self.selection = []
-            self.text, self.rows, self.direction = text, rows, text_direction(text)
-        self._tokens = tokens
+            self.heads, self.numbers = _packed(rows)
+            self.text, self.direction = text, text_direction(text)
+        self._tokens, self._rows = tokens, rows
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:  # One per tokenizer, as from `strip_rows`
+        "What is drawn."
+        return self._rows
 
     @property
     def tokens(self) -> pl.DataFrame:  # `token_schema`

@@ -26,6 +26,7 @@ EXPECTED_CONSOLE = {
     r"^strict mode: use allowUnionTypes": "the widget manager of saved pages checks its own schema aloud",
     r"^Starting application in workspace": "JupyterLab names its workspace",
     r"^Starting WebSocket: ws://127\.0\.0\.1": "JupyterLab connects to the kernel",
+    r"^Connection lost, reconnecting in \d+ seconds": "a kernel that was restarted on purpose is connected to again",
     r"^Kernel: (starting|busy|idle|connected|connecting|restarting|unknown) ": "JupyterLab reports the kernel's state",
 }
 FLAGS = (

@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 expect = sync_api.expect
 
-NBS = Path(__file__).parents[2] / "nbs"
+ROOT = Path(__file__).parents[2]
+NBS = ROOT / "nbs"
 TOUR = "tutorials/tour.ipynb"
 SMALL = "explorer-alone.ipynb"
 KERNEL = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}

@@ -1,0 +1,429 @@
+"Measured curves: nested, seeded, resumable; and the study that is made of them."
+
+import os
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+import toksuite_nb.finetune as finetune_module  # noqa: E402
+from toksuite_nb.core import curve_schema  # noqa: E402
+from toksuite_nb.efficiency import interval_coverage  # noqa: E402
+from toksuite_nb.finetune import (  # noqa: E402
+    FinetuneConfig,
+    Task,
+    answer_text,
+    exact_match,
+    finetune,
+    measure_curve,
+    pool_order,
+    task_budgets,
+)
+from toksuite_nb.gradients import Example  # noqa: E402
+from toksuite_nb.store import data_path, manifest  # noqa: E402
+from toksuite_nb.study import (  # noqa: E402
+    answer_overlap,
+    compare_predictors,
+    recheck_cell,
+    study_curves,
+    study_measures,
+    study_numbers,
+    study_predictors,
+    study_recipe,
+    study_seeds,
+    study_table,
+    study_task,
+    study_tasks,
+)
+from toksuite_nb.suite import load_suite  # noqa: E402
+
+LETTERS = "abcdefghijklmnopqrst"
+PAIRS = [f"{a} {b}:" for a in LETTERS for b in LETTERS if a != b]
+ORDER = np.random.default_rng(0).permutation(len(PAIRS)).tolist()
+COPY = Task(
+    "copy the first letter",
+    [PAIRS[i] for i in ORDER[:300]],
+    [f" {PAIRS[i][0]}" for i in ORDER[:300]],
+    [PAIRS[i] for i in ORDER[300:]],
+    [f" {PAIRS[i][0]}" for i in ORDER[300:]],
+)
+TINY = FinetuneConfig(2e-3, budgets=(0, 8, 32), steps=4, batch_size=4, max_new_tokens=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return load_suite(names=["bpe"])["bpe"]
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: w.detach().clone() for name, w in model.state_dict().items()}
+
+
+def test_budgets_nest():
+    for seed in range(3):
+        order = pool_order(COPY, seed=seed)
+        assert sorted(order) == list(range(300)), "the order is a permutation of the pool"
+        assert order == pool_order(COPY, seed=seed)
+    assert pool_order(COPY, seed=0) != pool_order(COPY, seed=1)
+    assert pool_order(COPY, seed=0) != pool_order(replace(COPY, name="other"), seed=0)
+
+
+def test_a_budget_trains_on_its_own_examples_and_no_others(bpe, monkeypatch):
+    read: dict[int, set] = {}
+
+    def spy(model, examples):
+        read[n].update(examples)
+        return answer_loss(model, examples)
+
+    answer_loss = finetune_module._answer_loss
+    monkeypatch.setattr(finetune_module, "_answer_loss", spy)
+    for n in (8, 16):
+        read[n] = set()
+        finetune(bpe.model, bpe.tokenizer, COPY, replace(TINY, steps=6), n=n, seed=0, show=False)
+    assert len(read[8]) == 8 and len(read[16]) == 16
+    assert read[8] < read[16], "the smaller budget must be part of the larger"
+
+
+def test_the_same_seed_gives_the_same_curve_and_another_does_not(bpe):
+    runs = [finetune(bpe.model, bpe.tokenizer, COPY, TINY, n=32, seed=s, show=False) for s in (0, 0, 1)]
+    assert np.array_equal(runs[0][1], runs[1][1]) and not np.array_equal(runs[0][1], runs[2][1])
+    first, again = (weights(run[0]) for run in runs[:2])
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_given_model_and_the_global_generator_are_left_alone(bpe, method):
+    before, state = weights(bpe.model), torch.get_rng_state()
+    tuned, _ = finetune(bpe.model, bpe.tokenizer, COPY, replace(TINY, method=method), n=8, seed=0, show=False)
+    assert all(torch.equal(before[k], w) for k, w in weights(bpe.model).items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert set(weights(tuned)) == set(before), "the result must be an ordinary model"
+    assert any(not torch.equal(before[k], w) for k, w in weights(tuned).items())
+
+
+def test_copying_is_learnt(bpe):
+    config = FinetuneConfig(2e-3, budgets=(0, 300), steps=60, batch_size=16, max_new_tokens=3)
+    curve = measure_curve(bpe.model, bpe.tokenizer, COPY, config, seeds=(0,), show=False)
+    zero, learnt = curve.sort("n")["metric"].to_list()
+    assert zero < 0.2 and learnt > 0.8, f"exact match went from {zero} to {learnt}"
+    assert curve["n_test"].unique().to_list() == [80]
+
+
+def test_a_stopped_run_goes_on_where_it_was(bpe, tmp_path, monkeypatch):
+    whole = measure_curve(bpe.model, bpe.tokenizer, COPY, TINY, seeds=(0, 1), folder=tmp_path / "a", show=False)
+    measure, calls = finetune_module._measure, []
+
+    def counted(model, tok, task, config, n, seed):
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append((n, seed))
+        return measure(model, tok, task, config, n, seed)
+
+    monkeypatch.setattr(finetune_module, "_measure", counted)
+    stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        measure_curve(bpe.model, bpe.tokenizer, COPY, TINY, seeds=(0, 1), folder=tmp_path / "b", show=False)
+    assert len(list((tmp_path / "b").iterdir())) == 3, "what was finished is kept, and nothing else"
+    stop_after = 100
+    resumed = measure_curve(bpe.model, bpe.tokenizer, COPY, TINY, seeds=(0, 1), folder=tmp_path / "b", show=False)
+    assert resumed.equals(whole)
+    assert len(calls) == len(set(calls)) == 5, "zero-shot once and two budgets per seed; nothing twice"
+    names = [sorted(p.name for p in (tmp_path / x).iterdir()) for x in "ab"]
+    assert names[0] == names[1]
+
+
+def test_a_cell_is_named_by_all_it_depends_on(bpe):
+    def cells(model=bpe.model, tokenizer=bpe.tokenizer, task=COPY, config=TINY, seeds=(0,)):
+        frame = measure_curve(model, tokenizer, task, replace(config, steps=1), seeds=seeds, show=False)
+        return frame["cell"].to_list()
+
+    base = cells()
+    moved = deepcopy(bpe.model)
+    moved.lm_head.weight.data[5, 5] += 1
+    assert not set(base) & set(cells(model=moved))
+    assert not set(base) & set(cells(task=replace(COPY, test_answers=[" z"] * 80)))
+    assert not set(base) & set(cells(config=replace(TINY, learning_rate=1e-3)))
+    assert base[0] in cells(seeds=(1,)) and len(set(base) & set(cells(seeds=(1,)))) == 1, "only zero-shot has no seed"
+    assert set(cells(config=replace(TINY, budgets=(0, 8)))) < set(base), "another budget does not rename the others"
+
+
+def test_a_spoilt_cell_is_named_and_not_believed(bpe, tmp_path):
+    frame = measure_curve(
+        bpe.model, bpe.tokenizer, COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False
+    )
+    for text in ('{"metric": 1}', "", "[]", '{"metr'):
+        (tmp_path / f"{frame['cell'][0]}.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a cell must hold metric, n_test and train_loss, got .* Delete the file"):
+            measure_curve(
+                bpe.model, bpe.tokenizer, COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False
+            )
+
+
+def test_a_small_pool_is_measured_whole():
+    assert task_budgets(COPY, FinetuneConfig(1e-3)) == [0, 50, 100, 200, 300]
+    assert task_budgets(COPY, FinetuneConfig(1e-3, budgets=(0, 300, 500))) == [0, 300]
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+        )
+    )
+
+
+EXAMPLES = [Example([1, *range(3, 3 + k)], [20 + k, 1]) for k in (2, 5, 9)]
+
+
+def test_the_loss_is_the_mean_over_answer_tokens():
+    model = llama().double()
+    ids = torch.zeros(3, 12, dtype=torch.long)
+    labels = torch.full((3, 12), -100)
+    for row, e in enumerate(EXAMPLES):
+        ids[row, : len(e)] = torch.tensor([*e.prompt, *e.answer])
+        labels[row, len(e.prompt) : len(e)] = torch.tensor(e.answer)
+    mask = torch.tensor([[1] * len(e) + [0] * (12 - len(e)) for e in EXAMPLES])
+    theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert torch.allclose(finetune_module._answer_loss(model, EXAMPLES).double(), theirs.double(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [llama, lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2))],
+    ids=["llama", "gpt2"],
+)
+def test_low_rank_starts_at_the_model_and_moves_by_low_rank(make):
+    torch.manual_seed(0)
+    model = make().eval()
+    before = weights(model)
+    ids = torch.tensor([[1, 5, 9, 11]])
+    with torch.no_grad():
+        plain = model(ids).logits
+        finetune_module._add_low_rank(model, FinetuneConfig(1e-2, method="lora", rank=2), 0)
+        assert torch.equal(plain, model(ids).logits), "B starts at zero, so nothing may change"
+    moving = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(moving, lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        finetune_module._answer_loss(model, EXAMPLES).backward()
+        optimizer.step()
+    tuned = deepcopy(model)
+    with torch.no_grad():
+        with_updates = tuned(ids).logits
+        finetune_module._fold_low_rank(tuned)
+        assert torch.allclose(with_updates, tuned(ids).logits, atol=1e-6)
+    changed = {k: (w - before[k]).double() for k, w in weights(tuned).items() if not torch.equal(w, before[k])}
+    assert changed and all(
+        int((torch.linalg.svdvals(d) > 1e-6 * torch.linalg.norm(d)).sum()) <= 2 for d in changed.values()
+    )
+    assert not any("embed" in k or "lm_head" in k or "wte" in k or "norm" in k for k in changed)
+
+
+def test_low_rank_training_equals_peft():
+    peft = pytest.importorskip("peft")
+    config = FinetuneConfig(1e-2, method="lora", rank=4, alpha=8)
+    ours, base = llama(), llama()
+    finetune_module._add_low_rank(ours, config, 0)
+    theirs = peft.get_peft_model(
+        base, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
+    )
+    for name, module in theirs.get_base_model().named_modules():
+        if hasattr(module, "lora_A"):
+            update = ours.get_submodule(name).parametrizations.weight[0]
+            module.lora_A["default"].weight.data.copy_(update.a.data)
+    losses = []
+    for model in (ours, theirs):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+        seen = []
+        for _ in range(5):
+            loss = finetune_module._answer_loss(model, EXAMPLES)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.item())
+        losses.append(seen)
+    assert losses[0][-1] < losses[0][0] and np.allclose(*losses, atol=1e-4), losses
+
+
+def test_exact_match_asks_greedily(bpe):
+    few = Task("few", ["a"], [" b"], ["The month after May is", "Mali:"], [" June.", " Mali"])
+    said = exact_match(bpe.model, bpe.tokenizer, few, max_new_tokens=6)
+    for prompt, answer in said.select("prompt", "answer").iter_rows():
+        ids = torch.tensor([[1, *bpe.tokenizer.encode([prompt])[0]]])
+        out = bpe.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        assert bpe.tokenizer.decode(out[0, ids.shape[1] :].tolist()) == answer
+    assert said["correct"][0], "a final full stop and case do not count"
+
+
+@pytest.mark.parametrize(
+    ("text", "form"), [(" Yes.\nNo", "yes"), ("\n\n", ""), (" 3 ", "3"), ("İzmir.", "i̇zmir"), (".", "")]
+)
+def test_answers_are_compared_in_one_form(text, form):
+    assert answer_text(text) == form
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: Task("t", [], [], ["a"], ["b"]),
+            "at least one prompt in the pool and one in the test set, got 0 and 1",
+        ),
+        (lambda: Task("t", ["a"], ["b"], ["a"], ["b"]), "test prompts that are not in the pool, got 1"),
+        (lambda: Task("t", ["a", "c"], ["b"], ["d"], ["e"]), "as many answers as prompts, got 1 and 2"),
+        (lambda: Task("t", ["a"], ["b"], ["d"], [" . "]), "answers with text, got ' . '"),
+        (lambda: FinetuneConfig(0.0), "learning_rate > 0, got 0.0"),
+        (lambda: FinetuneConfig(1e-3, budgets=(0, -1)), "whole numbers >= 0, got .0, -1."),
+        (lambda: FinetuneConfig(1e-3, budgets=()), "at least one budget, got none"),
+        (lambda: FinetuneConfig(float("nan")), "learning_rate > 0, got nan"),
+        (lambda: FinetuneConfig(1e-3, epochs=0), "epochs of at least 1, got 0"),
+    ],
+)
+def test_bad_input_says_what_to_do(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_prompts_that_do_not_fit_are_refused(bpe):
+    long = Task("long", ["Mali " * 3000], [" Mali"], ["b"], [" c"])
+    with pytest.raises(ValueError, match=r"prompt and answer must fit the model's 2048 positions, got \d+ for 'long'"):
+        finetune(bpe.model, bpe.tokenizer, long, TINY, n=1, seed=0, show=False)
+
+
+# ---- the study
+
+
+def test_every_task_has_other_prompts_in_its_test_set():
+    for name in study_tasks()["task"]:
+        task = study_task(name)
+        assert len(set(task.prompts)) == len(task.prompts) >= 320 and len(set(task.test_prompts)) >= 160
+        assert not set(task.prompts) & set(task.test_prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("first", lambda p: p.split()[0]),
+        ("last", lambda p: p.split()[-1]),
+        ("copy", lambda p: p),
+        ("length", lambda p: str(len(p.split()))),
+        ("majority", lambda p: max(set(p.split()), key=p.split().count)),
+        ("same", lambda p: "yes" if len(set(p.split())) == 1 else "no"),
+        ("lookup", lambda p: dict(zip(*[iter(p.split(",")[0].split())] * 2, strict=True))[p.split()[-1]]),
+        ("initial", lambda p: p.split()[1][0]),
+        ("add", lambda p: str(sum(map(int, p.split("+"))) % 10)),
+        ("larger", lambda p: str(max(map(int, p.split())))),
+        ("parity", lambda p: "odd" if int(p) % 2 else "even"),
+    ],
+)
+def test_answers_follow_the_rule(name, rule):
+    task = study_task(name)
+    for prompt, answer in zip(task.test_prompts, task.test_answers, strict=True):
+        assert answer == f" {rule(prompt.removesuffix(':'))}", prompt
+
+
+def test_the_study_is_complete():
+    tasks, curves, numbers = study_tasks()["task"].to_list(), study_curves(), study_numbers()
+    assert len(tasks) >= 16 and {c.name for c in curve_schema.columns} <= set(curves.columns)
+    assert curves["metric"].is_between(0, 1).all() and curves["metric"].null_count() == 0
+    for name in tasks:
+        budgets = task_budgets(study_task(name), study_recipe)
+        for seed in study_seeds:
+            rows = curves.filter((pl.col("task") == name) & (pl.col("seed") == seed))
+            assert rows["n"].to_list() == budgets, name
+    assert set(numbers.select("task", "seed").rows()) == {(t, s) for t in tasks for s in study_seeds}
+    assert numbers["cos_low"].is_between(-1, 1).all()
+
+
+def test_the_study_has_signal():
+    table = study_table(study_curves(), study_numbers())
+    assert table["auc"].max() - table["auc"].min() > 0.4, "tasks must differ in how many labels they need"
+    assert (table["best"] - table["zero_shot"] > 0.05).mean() > 0.9, "curves must rise"
+    assert table["auc_sd"].mean() < 0.3 * table["auc"].std(), (
+        "differences between tasks must exceed those between seeds"
+    )
+
+
+def test_a_cheap_cell_of_the_study_comes_out_again():
+    row = recheck_cell("parity", n=50, seed=0)
+    assert abs(row["embedded"].item() - row["measured"].item()) <= 0.05, row
+
+
+def test_numbers_of_the_study_come_out_again():
+    from toksuite_nb.study import load_study_model
+
+    member, kept = load_study_model(), study_numbers().filter((pl.col("task") == "parity") & (pl.col("seed") == 0))
+    again = study_measures(member.model, member.tokenizer, study_task("parity"), seed=0)
+    for name in ("cos_low", "cos_random", "gradient_norm", "loss", "confidence"):
+        assert again[name] == pytest.approx(kept[name].item(), rel=0.02, abs=0.01), name
+
+
+def test_files_of_the_study_are_small_and_have_a_source():
+    rows = manifest().filter(pl.col("name").str.starts_with("study/"))
+    assert rows["name"].to_list() == ["study/curves.csv", "study/measures.csv", "study/model.safetensors"]
+    assert rows["bytes"].sum() < 4e6
+    for name in rows["name"]:
+        assert os.path.getsize(data_path(name)) > 0
+
+
+def test_overlap_counts_equal_tokens_at_equal_places(bpe):
+    task = Task("t", ["a", "b", "c"], [" yes", " yes", " no"], ["d"], [" no"])
+    ids = bpe.tokenizer.encode(list(task.answers))
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    each = [sum(a == b for a, b in zip(ids[i], ids[j], strict=False)) / max(len(ids[i]), len(ids[j])) for i, j in pairs]
+    assert answer_overlap(bpe.tokenizer, task) == pytest.approx(np.mean(each))
+    with pytest.raises(ValueError, match="needs at least 2 answers, got 1"):
+        answer_overlap(bpe.tokenizer, task, n=1)
+
+
+def test_a_perfect_predictor_is_recognised_and_noise_is_not():
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"auc": rng.uniform(0.1, 0.9, 24)}).with_columns(
+        good=3 * pl.col("auc") - 1, bad=pl.Series(rng.normal(size=24))
+    )
+    verdict = {r["predictor"]: r for r in compare_predictors(table, ["good", "bad"], seed=0).iter_rows(named=True)}
+    assert verdict["good"]["pearson"] == pytest.approx(1) and verdict["good"]["error"] < 1e-9
+    assert verdict["good"]["gain_low"] > 0 and verdict["bad"]["gain_low"] < 0
+    assert verdict["bad"]["low"] < 0 < verdict["bad"]["high"]
+
+
+def test_left_out_errors_equal_those_of_the_calibration():
+    from toksuite_nb.efficiency import calibrate, published_tasks
+
+    shown = published_tasks().drop_nulls("cos_low")
+    row = compare_predictors(shown, ["cos_low"], seed=0).row(0, named=True)
+    line = calibrate(shown["cos_low"].to_numpy(), shown["auc"].to_numpy())
+    assert row["error"] == pytest.approx(np.abs(line.residuals).mean(), abs=1e-12)
+    assert row["baseline"] == pytest.approx(np.abs(line.baseline).mean(), abs=1e-12)
+
+
+def test_every_predictor_is_reported():
+    verdict = compare_predictors(study_table(study_curves(), study_numbers()), seed=0)
+    assert verdict["predictor"].to_list() == list(study_predictors)
+    assert (verdict["low"] <= verdict["pearson"]).all() and (verdict["pearson"] <= verdict["high"]).all()
+
+
+def test_forecast_bands_cover_the_tasks_of_the_study():
+    table = study_table(study_curves(), study_numbers())
+    held = interval_coverage(table["cos_low"].to_numpy(), table["auc"].to_numpy(), np.array(table["shares"].to_list()))
+    assert 0.85 <= held["held"].to_numpy().mean() <= 0.95, held

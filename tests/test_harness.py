@@ -1,0 +1,382 @@
+"""Against lm-eval itself: the same log-likelihoods, accuracies and files, and where its rule scores another text than was asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import transformers as tf
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from toksuite_nb.harness import (
+    _sample,
+    compare_runs,
+    export_tasks,
+    group_totals,
+    read_results,
+    read_samples,
+    run_tasks,
+)
+from toksuite_nb.items import load_benchmark, make_items
+from toksuite_nb.score import predictions, score
+from toksuite_nb.suite import load_suite
+from toksuite_nb.tokenizer import load_tokenizer
+
+for name in ("transformers", "lm_eval", "datasets"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def lm_eval():
+    return pytest.importorskip("lm_eval", reason="lm-eval is in the extra `harness`")
+
+
+def theirs(model, tokenizer, items, batch_size=64):
+    "lm-eval's own log-likelihood of every option."
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    asked = [
+        Instance("loglikelihood", {}, (question, between + choice), 0)
+        for question, choices, between in items.select("question", "choices", "delimiter").rows()
+        for choice in choices
+    ]
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    return np.array([value for value, _ in lm.loglikelihood(asked, disable_tqdm=True)]), lm
+
+
+def lm_evals_answers(items, values):
+    "(acc, acc_norm) of every item as lm-eval's multiple-choice task computes them: first maximum, code points."
+    answers, at = [], 0
+    for choices, gold in items.select("choices", "answer").rows():
+        own, at = values[at : at + len(choices)], at + len(choices)
+        answers.append((np.argmax(own) == gold, np.argmax(own / np.array([float(len(c)) for c in choices])) == gold))
+    return np.array(answers)
+
+
+def test_rule_lm_eval_is_lm_evals_loglikelihood_for_every_model_and_embedded_item(lm_eval):
+    items = load_benchmark("embedded")
+    for name, own in load_suite().items():
+        values, _ = theirs(own.model, tf.AutoTokenizer.from_pretrained(own.folder), items)
+        scores = score(own.model, own.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+        apart = np.abs(scores["loglikelihood"].to_numpy() - values).max()
+        assert apart < 1e-4, f"{name}: {apart:.1e} nats from lm-eval"
+        found = predictions(scores, norm=("sum", "char")).join(items.select("item_id", "answer"), on="item_id")
+        right = found.with_columns(right=pl.col("prediction") == pl.col("answer")).pivot(
+            "norm", index="item_id", values="right"
+        )
+        right = items.select("item_id").join(right, on="item_id", maintain_order="left")
+        assert (right.select("sum", "char").to_numpy() == lm_evals_answers(items, values)).all(), (
+            f"{name}: other verdicts"
+        )
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return load_suite(names=["bpe"])["bpe"]
+
+
+def written(lm_eval, own, folder, tasks, out):
+    "An lm-eval run with its own files on disk."
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    tracker = EvaluationTracker(output_path=str(out))
+    lm = HFLM(pretrained=own.model, tokenizer=tf.AutoTokenizer.from_pretrained(own.folder), batch_size=32)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    ran = lm_eval.simple_evaluate(
+        lm, tasks=tasks, task_manager=manager, log_samples=True, bootstrap_iters=0, evaluation_tracker=tracker
+    )
+    samples = ran.pop("samples")
+    tracker.save_results_aggregated(results=ran, samples=samples)
+    for task, lines in samples.items():
+        tracker.save_results_samples(task_name=task, samples=lines)
+    return ran
+
+
+def test_exported_tasks_give_the_same_accuracies_both_ways(lm_eval, bpe, tmp_path):
+    everything = load_benchmark("embedded", variants=True)
+    some = everything.filter(pl.col("reason").is_null(), pl.col("domain") != "cldr")
+    sets = some["set_id"].unique(maintain_order=True).gather_every(6)
+    items = some.filter(pl.col("set_id").is_in(sets.implode()))
+    assert items["perturbation"].n_unique() > 5 and items["lang"].n_unique() == 5
+    table = export_tasks(items, tmp_path / "tasks", prefix="emb")
+    assert table["n"].sum() == items.height
+    ran = written(lm_eval, bpe, tmp_path / "tasks", ["emb"], tmp_path / "out")
+
+    run = read_samples(tmp_path / "out", model="bpe")
+    assert run.checks["agrees"].all() and run.problems.is_empty()
+    ours = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    compared = compare_runs(ours, run.scores, items)
+    assert compared["changed"].to_list() == [0, 0] and compared["max_difference"].max() < 1e-4
+    same = [
+        "item_id",
+        "set_id",
+        "canonical_id",
+        "lang",
+        "domain",
+        "perturbation",
+        "question",
+        "choices",
+        "answer",
+        "delimiter",
+    ]
+    assert run.items.select(same).sort("item_id").equals(items.select(same).sort("item_id")), (
+        "an item came back changed"
+    )
+
+    results = read_results(tmp_path / "out")
+    told = {
+        (task, metric): value
+        for task, metric, value in results.filter(kind="task").select("task", "metric", "value").rows()
+    }
+    for (task,), part in run.checks.group_by("task"):
+        for (metric,), marks in part.group_by("metric"):
+            assert told[task, metric] == pytest.approx(marks["recomputed"].mean(), abs=1e-12)
+    assert dict(results.filter(kind="task").select("task", "n").rows()) == dict(table.select("task", "n").rows())
+    totals = group_totals(results)
+    assert totals.height >= 2 and totals["agrees"].all()
+    assert set(results["canonical_task"].drop_nulls()) <= set(table["task"])
+    assert ran["results"].keys() >= set(table["task"])
+
+
+def quiz(rows):
+    base = {"lang": "en", "answer": 0}
+    return make_items([base | row for row in rows], name="quiz")
+
+
+def test_dates_spaces_delimiters_and_ragged_options_survive_the_round_trip(lm_eval, bpe, tmp_path):
+    items = quiz(
+        [
+            {
+                "item_id": "day",
+                "question": "2020-01-01",
+                "choices": ["2020-01-02", "2019-12-31", "1999-05-04T00:00:00"],
+                "perturbation": "dates",
+            },
+            {"item_id": "space", "question": " The sky is  ", "choices": ["blue", "red"], "perturbation": "spacing"},
+            {
+                "item_id": "none",
+                "question": "天空是",
+                "choices": ["蓝", "红", "绿", "灰的"],
+                "lang": "zh",
+                "delimiter": "",
+            },
+            {"item_id": "one", "question": "天空是", "choices": ["蓝", "红色"], "lang": "zh", "delimiter": " "},
+            {
+                "item_id": "odd/name: *",
+                "question": "a {{ b }} {% c %}",
+                "choices": ["'x'", '"y"'],
+                "perturbation": "odd name: [*]",
+            },
+        ]
+    )
+    table = export_tasks(items, tmp_path, prefix="odd")
+    assert table["task"].n_unique() == 5, "two delimiters of one subset need two tasks"
+    assert [file.rpartition(".")[2] for file in table["file"]] == ["parquet", *["jsonl"] * 4], "only dates need parquet"
+    run = run_tasks(bpe.model, tf.AutoTokenizer.from_pretrained(bpe.folder), tmp_path, name="bpe")
+    same = ["item_id", "perturbation", "question", "choices", "answer", "delimiter"]
+    assert run.items.select(same).sort("item_id").rows() == items.select(same).sort("item_id").rows()
+    ours = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    compared = compare_runs(ours, run.scores, items)
+    assert compared["changed"].to_list() == [0, 0] and compared["max_difference"].max() < 1e-4
+
+
+def llama(vocab_size):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = tf.LlamaConfig(
+            vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        )
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**(config.to_dict() | {"initializer_range": 0.3}))).eval()
+
+
+def test_where_a_closing_token_is_appended_lm_evals_rule_ties_all_options_and_exact_does_not(lm_eval):
+    words = {
+        w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "sky", "is", "blue", "red", "green"])
+    }
+    raw = Backend(models.WordPiece(vocab=words, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = tf.PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        eos_token="[SEP]",
+    )
+    items, model = (
+        quiz([{"item_id": "sky", "question": "the sky is", "choices": ["blue", "red", "green"]}]),
+        llama(len(words)),
+    )
+    values, lm = theirs(model, fast, items)
+    context, continuation = lm._encode_pair("the sky is", " red")
+    assert (context[-1], continuation) == (3, [3]), "lm-eval reads the question with [SEP] and scores [SEP] alone"
+    fed = [lm._encode_pair("the sky is", f" {choice}") for choice in items["choices"][0]]
+    assert len({(tuple(c), tuple(k)) for c, k in fed}) == 1, "every option gives the same request"
+    assert np.ptp(values) < 1e-6, "and so the same score"
+    scores = score(model, load_tokenizer(raw, name="wordpiece"), items, bos=False, show_progress=False)
+    assert scores["loglikelihood"].n_unique() == 3
+    assert scores["n_tokens"].to_list() == [1, 1, 1]
+
+
+def test_where_a_token_spans_the_join_lm_evals_rule_scores_another_text_and_exact_the_text_asked_for(lm_eval):
+    raw = Backend(models.BPE())
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["</s>"],
+        show_progress=False,
+    )
+    raw.train_from_iterator(
+        ["the colour of the sky is blue", "the colour of the grass is green", "il colore del cielo è blu"] * 20, trainer
+    )
+    tokenizer = load_tokenizer(raw, name="across")
+    items = quiz(
+        [
+            {"item_id": "sky", "question": "the colour of the sky is", "choices": ["blue", "green", "red"]},
+            {"item_id": "grass", "question": "the colour of the grass is", "choices": ["green", "grey", "blue"]},
+        ]
+    )
+    fast = tf.PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="</s>")
+    model = llama(tokenizer.vocab_size)
+    _, lm = theirs(model, fast, items.with_columns(choices=pl.col("choices").list.head(0)))
+    wrong = []
+    for question, choices in items.select("question", "choices").rows():
+        for choice in choices:
+            _, continuation = lm._encode_pair(question, f" {choice}")
+            scored = b"".join(tokenizer.pieces[i] for i in continuation)
+            wrong.append(scored != f" {choice}".encode())
+    assert sum(wrong) >= 3, "lm-eval's rule drops or repeats text for a tokenizer that merges across spaces"
+    scores = score(model, tokenizer, items, bos=raw.token_to_id("</s>"), show_progress=False)
+    for item_id, choice, n_tokens, tail in scores.select("item_id", "choice", "n_tokens", "tail_bytes").rows():
+        row = items.row(by_predicate=pl.col("item_id") == item_id, named=True)
+        ids = tokenizer.encode([f"{row['question']} {row['choices'][choice]}"])[0]
+        scored = b"".join(tokenizer.pieces[i] for i in ids[len(ids) - n_tokens :])
+        question = row["question"].encode()
+        assert scored == question[len(question) - tail :] + f" {row['choices'][choice]}".encode()
+    assert scores.group_by("item_id").agg(pl.col("tail_bytes").n_unique())["tail_bytes"].to_list() == [1, 1]
+
+
+def line(doc_id=0, k=3, **changes):
+    choices = ["blue", "dark red", "green", "grey"][:k]
+    sample = {
+        "doc_id": doc_id,
+        "doc": {"id": f"30{doc_id}", "question": "The sky is", "choices": choices, "answer": 0, "set_id": 300 + doc_id},
+        "target": "0",
+        "arguments": {f"gen_args_{i}": {"arg_0": "The sky is", "arg_1": f" {c}"} for i, c in enumerate(choices)},
+        "resps": [[[str(-2.0 - i), "False"]] for i in range(k)],
+        "filtered_resps": [[str(-2.0 - i), "False"] for i in range(k)],
+        "acc": 1.0,
+        "acc_norm": 0.0,
+    }
+    return {key: value for key, value in (sample | changes).items() if value is not ...}
+
+
+def write(folder, task, lines, time="2025-09-19T10-00-00.123456"):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"samples_{task}_{time}.jsonl"
+    file.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in lines))
+    return file
+
+
+def test_older_task_names_and_missing_keys_are_understood(tmp_path):
+    old = "tokenizer_robustness_completion_turkish_"
+    bare = line(arguments=..., resps=..., acc=..., acc_norm=..., target=...)
+    write(tmp_path / "r-three__model", old + "canonical", [line(0), line(1)])
+    write(tmp_path / "r-three__model", old + "colloquial", [line(0, filtered_resps=...), bare | {"doc_id": 1}])
+    run = read_samples(tmp_path)
+    assert run.scores["model"].unique().to_list() == ["r-three__model"]
+    assert run.items.select("lang", "perturbation").unique(maintain_order=True).rows() == [
+        ("tr", "canonical"),
+        ("tr", "colloquial"),
+    ]
+    perturbed = run.items.filter(perturbation="colloquial")
+    canonical = dict(run.items.filter(perturbation="canonical").select("set_id", "item_id").rows())
+    assert perturbed["canonical_id"].to_list() == [canonical[s] for s in perturbed["set_id"]]
+    assert run.items["item_id"].n_unique() == 4, "the same id in two tasks must stay two items"
+    assert run.checks.filter(pl.col("stored").is_null()).height == 2
+
+
+def test_a_context_free_pass_is_read_as_unconditional():
+    values = [[str(-1.0 - i), "False"] for i in range(6)]
+    read = _sample(line(filtered_resps=values), "t")
+    assert (read["values"], read["alone"]) == ([-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("{", "Expecting property name"),
+        ("[1]", "has no 'doc'"),
+        (line(filtered_resps=[["-1", "True"]]), "needs one log-likelihood per option, got 1 for 3"),
+        (line(filtered_resps=[["-1", "True"], ["nan", "True"], ["-1", "True"]]), "must be a number <= 0, got 'nan'"),
+        (line(filtered_resps=[["-1"], ["oops"], ["-1"]]), "got 'oops'"),
+        (line(target="3"), "target must be the index of an option, got '3' for 3 options"),
+        (line(target="blue"), "got 'blue'"),
+        (line(filtered_resps=..., resps=...), "has no 'resps'"),
+        (
+            line(doc={"question": "q", "choices": ["a", ""], "answer": 0}, filtered_resps=[["-1"], ["-2"]]),
+            "two non-empty options",
+        ),
+    ],
+)
+def test_a_bad_line_is_named_and_the_good_ones_survive_where_asked(tmp_path, bad, problem):
+    file = write(tmp_path, "toksuite_english_canonical", [line(0), bad, line(2)])
+    with pytest.raises(ValueError, match=r"got 1 of 3 that are not: samples_\S+ line 2: ") as caught:
+        read_samples(file)
+    assert problem in str(caught.value) and "refuse=False" in str(caught.value)
+    run = read_samples(file, refuse=False)
+    assert run.items["item_id"].to_list() == ["300", "302"] and run.scores.height == 6
+    assert run.problems.select("line").rows() == [(2,)] and problem in run.problems["problem"][0]
+
+
+def test_a_stated_accuracy_that_does_not_follow_is_seen(tmp_path):
+    run = read_samples(write(tmp_path, "t", [line(0), line(1, acc=0.0)]))
+    assert run.checks.filter(~pl.col("agrees")).select("item_id", "metric", "stored", "recomputed").rows() == [
+        ("301", "acc", 0.0, 1.0)
+    ]
+
+
+def test_a_task_that_was_run_twice_is_refused_with_both_files_named(tmp_path):
+    write(tmp_path, "t", [line(0)], "2025-09-19T10-00-00.1")
+    write(tmp_path, "t", [line(0, filtered_resps=[["-9", "x"], ["-8", "x"], ["-7", "x"]])], "2025-09-20T10-00-00.1")
+    with pytest.raises(ValueError, match=r"t in \S+2025-09-19\S+ and \S+2025-09-20\S+\. Pass duplicates='newest'"):
+        read_samples(tmp_path)
+    assert read_samples(tmp_path, duplicates="newest").scores["loglikelihood"].to_list() == [-9.0, -8.0, -7.0]
+    assert read_samples(tmp_path, duplicates="oldest").scores["loglikelihood"].to_list() == [-2.0, -3.0, -4.0]
+
+
+def test_nothing_to_read_is_a_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"read_samples: needs a file samples_\*\.jsonl"):
+        read_samples(tmp_path)
+    (tmp_path / "results_x.json").write_text('{"groups": {}}')
+    with pytest.raises(ValueError, match=r"results_x\.json: has no 'results'"):
+        read_results(tmp_path)
+
+
+def test_the_module_imports_without_lm_eval_and_says_how_to_install_it():
+    code = (
+        "import sys; from toksuite_nb.harness import run_tasks\n"
+        "print('lm_eval' in sys.modules); sys.modules['lm_eval'] = None\n"
+        "try: run_tasks(None, None, '.')\n"
+        "except ImportError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.startswith("False\n"), f"importing the module brings lm_eval, or fails: {run.stderr}"
+    assert "run_tasks: needs lm-eval 0.4.13" in run.stdout and "pip install 'toksuite_nb[harness]'" in run.stdout
