@@ -429,7 +429,7 @@ def _setting(model: Any, *names: str) -> int | None:
     values = [getattr(config, name, None) for name in names]
     return min((value for value in values if isinstance(value, int) and value > 0), default=None)
 
-# %% ../nbs/31_lm.ipynb #f426177e
+# %% ../nbs/31_lm.ipynb #9de6650d
 @dataclass(frozen=True)
 class _Job:
     "Trees that run in the same way, and whose numbers go where."
@@ -456,8 +456,8 @@ def _jobs(lm: LM, groups: Sequence[Sequence[TokenPath]]) -> list[_Job]:
     done = {i for job in jobs for i, _ in job.slots}
     slots = [(i, tuple(range(len(groups[i])))) for i in packed if i not in done]
     jobs.append(_Job([token_tree(groups[i]) for i, _ in slots], slots, block=True))
-    for alone, slots in ((False, [slot for slot in others if slot not in long]), (True, sorted(long))):
-        jobs.append(_Job([token_tree([groups[i][k[0]]]) for i, k in slots], slots, block=False, alone=alone))
+    for alone, left in ((False, [slot for slot in others if slot not in long]), (True, sorted(long))):
+        jobs.append(_Job([token_tree([groups[i][k[0]]]) for i, k in left], left, block=False, alone=alone))
     return jobs
 
 

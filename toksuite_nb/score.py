@@ -47,7 +47,7 @@ def split_options(
         )
     return [(whole[:cut], whole[cut:]) for whole, cut in zip(wholes, cuts, strict=True)]
 
-# %% ../nbs/32_score.ipynb #72293d4e
+# %% ../nbs/32_score.ipynb #f47f668a
 def audit_specials(
     tokenizer: Encodes,  # Tokenizer to look at
     *,
@@ -77,7 +77,7 @@ def audit_specials(
             "round trip",
             None,
             False,
-            None if lost is None else f"{lost!r} comes back as {back(tokenizer.encode([lost])[0])!r}",
+            None if lost is None or back is None else f"{lost!r} comes back as {back(tokenizer.encode([lost])[0])!r}",
         ),
         ("wrapping", (*before, *after, None)[0], False, f"{before} before, {after} after" if before or after else None),
     ]
