@@ -70,7 +70,7 @@ outputs: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
 suite: $(VENV)/.ready
 	$(BIN)/python -c "from toksuite_nb.suite import retrain; retrain('data/suite')"
-# about ten minutes on two quiet cores; goes on where it was stopped
+# about a quarter of an hour on two cores; goes on where it was stopped
 study: $(VENV)/.ready
 	$(BIN)/python -c "from toksuite_nb.study import remake_study; remake_study('data/study')"
 clean:

@@ -429,7 +429,7 @@ def _setting(model: Any, *names: str) -> int | None:
     values = [getattr(config, name, None) for name in names]
     return min((value for value in values if isinstance(value, int) and value > 0), default=None)
 
-# %% ../nbs/31_lm.ipynb #9de6650d
+# %% ../nbs/31_lm.ipynb #44e72d0f
 @dataclass(frozen=True)
 class _Job:
     "Trees that run in the same way, and whose numbers go where."
@@ -451,13 +451,13 @@ def _jobs(lm: LM, groups: Sequence[Sequence[TokenPath]]) -> list[_Job]:
         members = [packed[place] for place in places]
         stem = groups[members[0]][0].ids[:length]
         tails = [[TokenPath(p.ids[length:], p.start - length) for p in groups[i]] for i in members]
-        slots: list[tuple[int, tuple[int, ...]]] = [(i, tuple(range(len(groups[i])))) for i in members]
+        slots = [(i, tuple(range(len(groups[i])))) for i in members]
         jobs.append(_Job([token_tree(paths) for paths in tails], slots, block=True, stem=stem))
     done = {i for job in jobs for i, _ in job.slots}
     slots = [(i, tuple(range(len(groups[i])))) for i in packed if i not in done]
     jobs.append(_Job([token_tree(groups[i]) for i, _ in slots], slots, block=True))
     for alone, left in ((False, [slot for slot in others if slot not in long]), (True, sorted(long))):
-        jobs.append(_Job([token_tree([groups[i][k[0]]]) for i, k in left], left, block=False, alone=alone))
+        jobs.append(_Job([token_tree([groups[i][k[0]]]) for i, k in left], list(left), block=False, alone=alone))
     return jobs
 
 
