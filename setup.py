@@ -34,7 +34,8 @@ setup(
     include_package_data=False,
     install_requires=cfg["requirements"].split(),
     extras_require={
-        extra: cfg[f"{extra}_requirements"].split() for extra in ("models", "lab", "harness", "dev", "bench", "docs")
+        extra: cfg[f"{extra}_requirements"].split()
+        for extra in ("models", "lab", "harness", "ray", "dev", "bench", "docs")
     },
     python_requires=">=" + cfg["min_python"],
     entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},

@@ -587,7 +587,7 @@ def _processes(todo: Sequence[Cell], store: ResultStore, executor: Processes) ->
 
 _drivers[Processes] = _processes
 
-# %% ../nbs/02_run.ipynb #a2048368
+# %% ../nbs/02_run.ipynb #a4210b48
 class _Actor:
     "Computes cells and returns lines of the store."
 
@@ -607,7 +607,7 @@ def _ray(todo: Sequence[Cell], store: ResultStore, executor: RayCluster) -> Any:
     _importable(todo, "run_cells")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError as error:
         raise ImportError(
             "run_cells: executor RayCluster needs Ray, which is not installed. Install 'toksuite_nb[ray]', or use Processes()."
@@ -619,7 +619,7 @@ def _ray(todo: Sequence[Cell], store: ResultStore, executor: RayCluster) -> Any:
     environment = {name: str(executor.threads) for name in names}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     needs = {"num_cpus": executor.cpus, "num_gpus": executor.gpus, "runtime_env": {"env_vars": environment}}
-    actor: Any = ray.remote(**needs)(_Actor)  # type: ignore[call-overload]
+    actor = ray.remote(**needs)(_Actor)
     waiting, running, actors = _Todo(todo), dict[Any, tuple[int, Cell, int]](), dict[int, Any]()
 
     def give(i: int, cell: Cell, tries: int) -> None:
