@@ -101,9 +101,10 @@ def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         lines += ["", *fields, ""]
 
 
-def skip_constructors(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out `__new__`: a named tuple's is written by Python, in a module that does not exist."""
-    return True if name == "__new__" else None
+def skip_foreign(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out `__new__`, which Python writes for named tuples, and methods wrapped around those of another package."""
+    wrapped = str(getattr(obj, "__qualname__", name)).startswith("Generator.")
+    return True if name == "__new__" or wrapped else None
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -118,5 +119,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("source-read", source_read)
     app.connect("autodoc-process-docstring", add_docments)
-    app.connect("autodoc-skip-member", skip_constructors)
+    app.connect("autodoc-skip-member", skip_foreign)
     return {"parallel_read_safe": True}
