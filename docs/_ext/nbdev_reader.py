@@ -102,7 +102,7 @@ def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
 
 
 def skip_foreign(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out `__new__`, which Python writes for named tuples, and methods wrapped around those of another package."""
+    """Leave out `__new__`, which Python writes for named tuples, and wrapped methods of NumPy's generator."""
     wrapped = str(getattr(obj, "__qualname__", name)).startswith("Generator.")
     return True if name == "__new__" or wrapped else None
 
