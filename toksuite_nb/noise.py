@@ -10,9 +10,9 @@ __all__ = ['Rewriting', 'keyboard_proximity', 'character_deletion', 'adjacent_sw
 
 # %% ../nbs/13_noise.ipynb #435c450e
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, compress
+from itertools import accumulate
 import json
 from pathlib import Path
 import re
@@ -21,7 +21,7 @@ import unicodedata
 
 import numpy as np
 
-from .edits import Edit
+from .edits import Edit, EditRows
 from toksuite_nb.perturb import (
     NotApplicable,
     Perturbation,
@@ -30,7 +30,7 @@ from toksuite_nb.perturb import (
     has_protected,
     nested_sample,
     register,
-    sample_places,
+    sample_columns,
 )
 from .store import atomic_write, data_dir, data_path, register_data
 from .text import clusters, graphemes, lower, skeleton, upper
@@ -303,73 +303,106 @@ def han_readings(
     return readings
 
 # %% ../nbs/13_noise.ipynb #46276431
-_few = 400  # code points up to which Python's own loops are faster than numpy's calls
-
-
-@lru_cache(maxsize=16)
-def _word_pattern(lang: str, ascii: bool) -> re.Pattern[str]:
-    # a run of letters with at least one that the keyboard types; in ASCII it types them all, and the pattern is half the work
-    typed = "".join(key_neighbours(lang))
-    if ascii and set(_latin_letters) <= set(typed):
-        return re.compile("[A-Za-z]++")
-    return re.compile(rf"(?<![^\W\d_])(?=[^\W\d_]*?[{re.escape(typed)}])[^\W\d_]++")
-
-
-_latin_letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+@lru_cache(maxsize=8)
+def _letter_kinds(lang: str) -> bytes:
+    # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types
+    kinds = bytearray((c.isalnum() and not c.isdecimal() for c in map(chr, range(0x10000))))
+    for letter in key_neighbours(lang):
+        kinds[ord(letter)] = 2
+    return bytes(kinds)
 
 
 @lru_cache(maxsize=8)
-def _letter_kinds(lang: str) -> np.ndarray[Any, Any]:
-    # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types; letters are those of the pattern
-    characters = map(chr, range(0x10000))
-    kinds = np.fromiter((c.isalnum() and not c.isdecimal() for c in characters), np.uint8)
-    kinds[[ord(letter) for letter in key_neighbours(lang)]] = 2
-    return kinds
+def _key_table(lang: str) -> tuple[Any, Any, Any]:
+    # code point to row, row to how many neighbours, and to the neighbours; row 0 is for what the keyboard does not type
+    return _rows_of({letter: list(others) for letter, others in key_neighbours(lang).items()})
+
+
+def _rows_of(table: dict[str, list[str]]) -> tuple[Any, Any, Any]:
+    row_of, counts = np.zeros(0x10000, np.uint16), np.zeros(len(table) + 1, np.uint8)
+    widest = max(len(others) for others in table.values())
+    targets = np.zeros((len(table) + 1, widest, 2), np.uint32)
+    for row, (letter, others) in enumerate(table.items(), start=1):
+        if len(letter) == 1:
+            row_of[ord(letter)] = row
+        counts[row] = len(others)
+        for k, other in enumerate(others):
+            targets[row, k, : len(other)] = [ord(c) for c in other]
+    return row_of, counts, targets
 
 
 def _code_points(text: str) -> np.ndarray[Any, Any]:
-    # positions in a table of the basic plane; U+FFFF, which is no character, stands for all beyond
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
-    return np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 0xFFFF)
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
-def _typed_words(letters: str, lang: str) -> list[Any]:
-    kinds = np.zeros(len(letters) + 2, np.uint8)
-    kinds[1:-1] = _letter_kinds(lang)[_code_points(letters)]
-    is_letter = kinds > 0
-    words = (is_letter[1:] != is_letter[:-1]).nonzero()[0].reshape(-1, 2)
-    if len(words) and (kinds == 1).any():
-        words = words[np.maximum.reduceat(kinds, words[:, 0] + 1) == 2]
-    return words.tolist()
+def _looked_up(table: Any, codes: np.ndarray[Any, Any]) -> Any:
+    # tables end with the basic plane; U+FFFF, which is no character, stands for all beyond
+    return table.take(codes if codes.dtype == np.uint8 else np.minimum(codes, 0xFFFF))
+
+
+def _typed_words(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any]:
+    # first and one past the last letter of each word with a letter that the keyboard types
+    table = _letter_kinds(lang)
+    if codes.dtype == np.uint8:
+        kinds = np.frombuffer(b"\0%b\0" % letters.encode().translate(table[:256]), np.uint8)
+    else:
+        kinds = np.zeros(len(letters) + 2, np.uint8)
+        kinds[1:-1] = _looked_up(np.frombuffer(table, np.uint8), codes)
+    is_letter = kinds.astype(bool)
+    ends = (is_letter[1:] != is_letter[:-1]).nonzero()[0]
+    starts, stops = ends[::2], ends[1::2]
+    if 1 in kinds and len(starts):
+        typed = np.maximum.reduceat(kinds, starts + 1) == 2
+        starts, stops = starts[typed], stops[typed]
+    return starts, stops
 
 
 def _keyboard_proximity(
     text: str, lang: str, rng: np.random.Generator, severity: float
 ) -> Sequence[Edit] | NotApplicable:
-    parts, letters, near = clusters(text), skeleton(text), key_neighbours(lang)
+    parts, letters = clusters(text), skeleton(text)
     if lang == "zh":
-        slips = _key_slips(parts, near, rng) + _input_method_slips(text, parts, rng)
+        slips = _key_slips(parts, key_neighbours(lang), rng) + _input_method_slips(text, parts, rng)
         return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
-    few = len(letters) < _few
-    found = list(_word_pattern(lang, letters.isascii()).finditer(letters)) if few else _typed_words(letters, lang)
-    if not found:
+    codes = _code_points(letters)
+    starts, stops = _typed_words(letters, codes, lang)
+    if not len(starts):
         return NotApplicable("no letter that this keyboard types")
-    words: Any = found
     if has_protected(text):
-        words, few = free_places(text, [word.span() for word in found] if few else found), False
-    made = []
-    for k, where, which in sample_places(len(words), rng, severity):
-        start, end = words[k].span() if few else words[k]
-        i = start + int(where * (end - start))
-        others = near.get(letters[i])
-        if others is None:
-            i = _typed_letter(letters, near, start, end, where)
-            others = near[letters[i]]
-        made.append((i, i + 1, others[int(which * len(others))]))
-    if parts is not text:  # what trails a letter stays in its gap
-        made = [(i, end, other + bare_letter(parts[i])[1]) for i, end, other in made]
-    return edit_rows(text, made)
+        free = free_places(text, np.column_stack((starts, stops)))
+        starts, stops = np.array(free, np.intp).reshape(-1, 2).T
+    chosen, where, which = sample_columns(len(starts), rng, severity)
+    if len(chosen) < len(starts):
+        starts, stops = starts[chosen], stops[chosen]
+    hit = starts + (where * (stops - starts)).astype(np.intp)
+    row_of, counts, targets = _key_table(lang)
+    rows = _looked_up(row_of, codes[hit])
+    if not rows.all():  # a letter that the keyboard does not type, in a word with others
+        for k in (rows == 0).nonzero()[0]:
+            hit[k] = _typed_letter(letters, key_neighbours(lang), starts[k], stops[k], float(where[k]))
+        rows = _looked_up(row_of, codes[hit])
+    others = targets[rows, (which * counts[rows]).astype(np.intp), 0]
+    if parts is text:
+        return _written_over(text, codes, hit, others)
+    # what trails a letter stays in its gap
+    made = zip(hit.tolist(), map(chr, others.tolist()), strict=True)
+    return edit_rows(text, [(i, i + 1, other + bare_letter(parts[i])[1]) for i, other in made])
+
+
+def _written_over(text: str, codes: np.ndarray[Any, Any], places: Any, letters: Any) -> EditRows:
+    # one letter for one
+    narrow = codes.dtype == np.uint8 and not (len(letters) and letters.max() > 127)
+    after = codes.copy() if narrow else codes.astype(np.uint32)
+    after[places] = letters
+    written = after.tobytes().decode("ascii" if narrow else "utf-32-le")
+
+    def rows() -> Iterator[tuple[int, int, str]]:
+        at = places.tolist()
+        return zip(at, [i + 1 for i in at], map(chr, letters.tolist()), strict=True)
+
+    return EditRows(text, rows, written=written)
 
 
 def _typed_letter(letters: str, near: dict[str, str], start: int, end: int, where: float) -> int:
@@ -513,56 +546,69 @@ def scan_confusions(
 
 
 @lru_cache(maxsize=8)
-def _single_shapes(lang: str) -> bytes:
-    # one byte for each code point of the basic plane: whether it is a confusable shape
-    marks = bytearray(0x10000)
-    for shape in scan_confusions(lang):
-        if len(shape) == 1:
-            marks[ord(shape)] = 1
-    return bytes(marks)
+def _shape_table(lang: str) -> tuple[Any, Any, Any, re.Pattern[str] | None, dict[str, int]]:
+    # as `_key_table`; and a pattern of the pairs, and the row of each
+    table = scan_confusions(lang)
+    pairs = {shape: row for row, shape in enumerate(table, start=1) if len(shape) == 2}
+    pattern = re.compile("|".join(map(re.escape, pairs))) if pairs else None
+    return *_rows_of(table), pattern, pairs
 
 
-@lru_cache(maxsize=8)
-def _double_shapes(lang: str) -> re.Pattern[str] | None:
-    doubles = [re.escape(shape) for shape in scan_confusions(lang) if len(shape) == 2]
-    return re.compile("|".join(doubles)) if doubles else None
-
-
-def _shapes(letters: str, lang: str) -> tuple[list[int], set[int]]:
-    # where the confusable shapes begin, and which of them are pairs, which come before their letters
-    marks = _single_shapes(lang)
-    if letters.isascii():
-        found = bytearray(letters.encode().translate(marks[:256]))
-    else:
-        table = np.frombuffer(marks, np.uint8)
-        found = bytearray(table[_code_points(letters)].tobytes())
-    pairs = _double_shapes(lang)
-    firsts = [match.start() for match in pairs.finditer(letters)] if pairs else []
-    for i in firsts:
-        found[i], found[i + 1] = 1, 0
-    return list(compress(range(len(found)), found)), set(firsts)
+def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any, Any]:
+    # per code point the row of the shape that begins there, 0 for none; where shapes begin; and where pairs do, which come before their letters
+    row_of, _, _, pattern, pairs = _shape_table(lang)
+    rows, firsts = _looked_up(row_of, codes), list[int]()
+    if pattern is not None:
+        found = [(m.start(), pairs[m[0]]) for m in pattern.finditer(letters)]
+        if found:
+            firsts = [i for i, _ in found]
+            at = np.array(firsts)
+            rows[at], rows[at + 1] = [row for _, row in found], 0
+    return rows, rows.nonzero()[0], firsts
 
 
 def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
-    parts, letters, table = clusters(text), skeleton(text), scan_confusions(lang)
-    starts, pairs = _shapes(letters, lang)
-    if not starts:
+    parts, letters = clusters(text), skeleton(text)
+    codes = _code_points(letters)
+    shapes, starts, pairs = _shapes(letters, codes, lang)
+    if not len(starts):
         return NotApplicable("no shape that a scanner confuses")
+    double = np.zeros(len(letters), np.uint8)
+    double[pairs] = 1
     if has_protected(text):
-        starts = [start for start, _ in free_places(text, [(i, i + 2 if i in pairs else i + 1) for i in starts])]
-    misread = []
-    for k, which, _ in sample_places(len(starts), rng, severity):
-        start = starts[k]
-        end = start + 2 if start in pairs else start + 1
-        read = table[letters[start:end]]
-        misread.append((start, end, read[int(which * len(read))]))
-    if parts is not text:  # a joiner inside of a pair keeps its letters apart
-        misread = [
-            (start, end, other + bare_letter(parts[end - 1])[1])
-            for start, end, other in misread
-            if end - start == 1 or not bare_letter(parts[start])[1]
-        ]
-    return edit_rows(text, misread)
+        free = free_places(text, np.column_stack((starts, starts + 1 + double[starts])))
+        starts = np.array([start for start, _ in free], np.intp)
+    chosen, which, _ = sample_columns(len(starts), rng, severity)
+    if len(chosen) < len(starts):
+        starts = starts[chosen]
+    _, counts, targets, _, _ = _shape_table(lang)
+    rows = shapes[starts]
+    read = targets[rows, (which * counts[rows]).astype(np.intp)]
+
+    def misread() -> Iterator[tuple[int, int, str]]:
+        ends = starts + 1 + double[starts]
+        said = (chr(a) + (chr(b) if b else "") for a, b in read.tolist())
+        return zip(starts.tolist(), ends.tolist(), said, strict=True)
+
+    if parts is text:
+        return EditRows(text, misread, written=_misread(text, codes, starts, read, double))
+    # a joiner inside of a pair keeps its letters apart
+    kept = [row for row in misread() if row[1] - row[0] == 1 or not bare_letter(parts[row[0]])[1]]
+    return edit_rows(text, [(start, end, other + bare_letter(parts[end - 1])[1]) for start, end, other in kept])
+
+
+def _misread(text: str, codes: np.ndarray[Any, Any], starts: Any, read: Any, double: Any) -> str:
+    # two cells for each letter of the text; what stays empty is taken out
+    narrow = codes.dtype == np.uint8 and not (read.size and read.max() > 127)
+    cells = np.zeros((len(codes), 2), np.uint8 if narrow else np.uint32)
+    empty = 0xFF if narrow else 0xFFFFFFFF
+    cells[:, 0], cells[:, 1] = codes, empty
+    cells[starts] = np.where(read, read, empty)
+    cells[starts[double[starts].astype(bool)] + 1, 0] = empty
+    if narrow:
+        return cells.tobytes().translate(None, b"\xff").decode("ascii")
+    flat = cells.ravel()
+    return flat[flat != empty].tobytes().decode("utf-32-le")
 
 
 ocr_errors = register(Perturbation(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'Draws', 'nested_sample', 'sample_places',
-           'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline', 'perturb_items', 'not_applied',
-           'perturbations']
+           'sample_columns', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
+           'perturb_items', 'not_applied', 'perturbations']
 
 # %% ../nbs/12_perturb.ipynb #ca7bcff2
 from bisect import bisect_left, bisect_right
@@ -361,30 +361,43 @@ def sample_places(
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
 ) -> list[tuple[int, float, float]]:  # For each place taken, in order: its position, and two numbers in [0, 1)
     "The first share of the places, in a random order that does not depend on `severity`."
+    places, first, second = (column.tolist() for column in sample_columns(count, rng, severity, most=most))
+    return list(zip(places, first, second, strict=True))
+
+
+def sample_columns(
+    count: int,  # Number of places that can be edited
+    rng: np.random.Generator,  # Generator of the rule
+    severity: float | int,  # Share of the places to take, in [0, 1]
+    *,
+    most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
+) -> tuple[Any, Any, Any]:  # Arrays: positions of the places taken, in order, and two numbers in [0, 1) for each
+    "What `sample_places` gives, as columns."
     taken = min(count, _share(count, severity * most))
     if count < 100:
-        return _drawn(count, taken, rng)
-    keys = rng.random(count)
-    if 0 < taken < count:
-        ordered = keys.copy()
-        ordered.partition(taken - 1)
-        chosen = (keys <= ordered[taken - 1]).nonzero()[0]
+        chosen, keys = _shuffled(count, taken, rng)
     else:
+        keys = rng.random(count)
         chosen = np.arange(taken)
-    pairs = zip(chosen.tolist(), keys[chosen].tolist(), strict=True)
-    return [(i, key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0) for i, key in pairs]  # bits 24 to 53, and 39 to 53
+        if 0 < taken < count:
+            ordered = keys.copy()
+            ordered.partition(taken - 1)
+            chosen = (keys <= ordered[taken - 1]).nonzero()[0]
+            keys = keys[chosen]
+    first, second = keys * 8388608.0, keys * 274877906944.0  # bits 24 to 53, and 39 to 53
+    return chosen, first - np.floor(first), second - np.floor(second)
 
 
-def _drawn(count: int, taken: int, rng: np.random.Generator) -> list[tuple[int, float, float]]:
-    # the beginning of a shuffle of all places; `moved` holds those that it has put elsewhere
+def _shuffled(count: int, taken: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    # the beginning of a shuffle of all places; what it takes is sorted again, with its keys
     keys = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist()
-    drawn, moved = [], dict[int, int]()
+    pack = list(range(count))
     for first, key in enumerate(keys):
         i = first + int(key * (count - first))
-        drawn.append((moved.get(i, i), key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0))
-        moved[i] = moved.get(first, first)
-    drawn.sort()
-    return drawn
+        pack[first], pack[i] = pack[i], pack[first]
+    drawn, numbers = np.array(pack[:taken], np.intp), np.array(keys, np.float64)
+    order = drawn.argsort()
+    return drawn[order], numbers[order]
 
 
 def has_protected(
@@ -616,8 +629,13 @@ def _in_form(edits: Iterable[Edit], view: str, text: str) -> list[Edit]:
 
 def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
     # no span to mind, no white space at the edges, and the first and last edit leave none there: then each edit stands as it is
-    text, rows = edits.text, edits.rows
-    if not rows or text[0].isspace() or text[-1].isspace() or _spans(text, protects):
+    text = edits.text
+    if text[0].isspace() or text[-1].isspace() or _spans(text, protects):
+        return False
+    if edits.written is not None:
+        return True
+    rows = edits.rows
+    if not rows:
         return False
     (start, _, first), (_, end, last) = rows[0], rows[-1]
     opens = start > 0 or (first != "" and not first[0].isspace())
