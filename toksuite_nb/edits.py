@@ -116,6 +116,13 @@ class EditedText:
         edited.__dict__.update(source=rows.text, _rows=rows, text=text)
         return edited
 
+    def _columns(self) -> "_Columns":
+        if "edits" not in self.__dict__:
+            starts, ends, targets = zip(*self._rows.rows, strict=True)
+            return starts, ends, [self.source[a:b] for a, b in zip(starts, ends, strict=True)], targets
+        rows = [(edit.start, edit.end, edit.source, edit.target) for edit in self.edits]
+        return tuple(zip(*rows, strict=True)) if rows else ((), (), (), ())  # type: ignore[return-value]
+
     def __getattr__(self, name: str) -> Any:
         if name != "edits" or "_rows" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -150,6 +157,7 @@ class EditedText:
 
 _Spans = tuple[list[int], list[int]]
 _Row = tuple[int, int, str]
+_Columns = tuple[Sequence[int], Sequence[int], Sequence[str], Sequence[str]]  # start, end, source, target
 
 
 def _replaced(source: str, rows: Sequence[tuple[int, int, str]]) -> str:

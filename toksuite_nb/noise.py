@@ -10,13 +10,13 @@ __all__ = ['Rewriting', 'keyboard_proximity', 'character_deletion', 'adjacent_sw
 
 # %% ../nbs/13_noise.ipynb #435c450e
 from bisect import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, compress
 import json
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, NamedTuple
 import unicodedata
 
 import numpy as np
@@ -28,9 +28,11 @@ from toksuite_nb.perturb import (
     edit_rows,
     free_places,
     has_protected,
+    later_bits,
     nested_sample,
     register,
     sample_columns,
+    sample_places,
 )
 from .store import atomic_write, data_dir, data_path, register_data
 from .text import clusters, graphemes, lower, skeleton, upper
@@ -303,6 +305,21 @@ def han_readings(
     return readings
 
 # %% ../nbs/13_noise.ipynb #46276431
+_few = 16  # edits up to which Python's own loops are faster than numpy's calls
+
+
+@lru_cache(maxsize=16)
+def _word_pattern(lang: str, ascii: bool) -> re.Pattern[str]:
+    # a run of letters with at least one that the keyboard types; in ASCII it types them all, and the pattern is half the work
+    typed = "".join(key_neighbours(lang))
+    if ascii and set(_latin_letters) <= set(typed):
+        return re.compile("[A-Za-z]++")
+    return re.compile(rf"(?<![^\W\d_])(?=[^\W\d_]*?[{re.escape(typed)}])[^\W\d_]++")
+
+
+_latin_letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
 @lru_cache(maxsize=8)
 def _letter_kinds(lang: str) -> bytes:
     # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types
@@ -312,23 +329,37 @@ def _letter_kinds(lang: str) -> bytes:
     return bytes(kinds)
 
 
-@lru_cache(maxsize=8)
-def _key_table(lang: str) -> tuple[Any, Any, Any]:
-    # code point to row, row to how many neighbours, and to the neighbours; row 0 is for what the keyboard does not type
-    return _rows_of({letter: list(others) for letter, others in key_neighbours(lang).items()})
+class _Alternatives(NamedTuple):
+    # a table of what is written for a letter or a pair of letters, in arrays; row 0 is for what it does not have
+    row_of: Any  # row of each code point of the basic plane
+    counts: Any  # of each row, how many alternatives it has
+    width: int  # alternatives per row, some of them unused
+    first: Any  # the first letter of each alternative, and the first and second in one number, the second all ones where there is none
+    both: Any
+    narrow: Any  # `both` in two bytes instead of eight; None where not all letters are ASCII
+
+    def drawn(self, rows: Any, which: Any) -> Any:
+        return rows * self.width + (which * self.counts.take(rows)).astype(np.intp)
 
 
-def _rows_of(table: dict[str, list[str]]) -> tuple[Any, Any, Any]:
-    row_of, counts = np.zeros(0x10000, np.uint16), np.zeros(len(table) + 1, np.uint8)
-    widest = max(len(others) for others in table.values())
-    targets = np.zeros((len(table) + 1, widest, 2), np.uint32)
+def _alternatives(table: dict[str, list[str]]) -> _Alternatives:
+    width = max(len(others) for others in table.values())
+    row_of, counts = np.zeros(0x10000, np.intp), np.zeros(len(table) + 1)
+    both = np.zeros((len(table) + 1) * width, np.uint64)
     for row, (letter, others) in enumerate(table.items(), start=1):
+        counts[row] = len(others)
         if len(letter) == 1:
             row_of[ord(letter)] = row
-        counts[row] = len(others)
         for k, other in enumerate(others):
-            targets[row, k, : len(other)] = [ord(c) for c in other]
-    return row_of, counts, targets
+            both[row * width + k] = ord(other[0]) | (ord(other[1]) if len(other) > 1 else 0xFFFFFFFF) << 32
+    plain = all(other.isascii() for others in table.values() for other in others)
+    narrow = (both & 0xFF | both >> 24 & 0xFF00).astype(np.uint16) if plain else None
+    return _Alternatives(row_of, counts, width, both.astype(np.uint32), both, narrow)
+
+
+@lru_cache(maxsize=8)
+def _key_table(lang: str) -> _Alternatives:
+    return _alternatives({letter: list(others) for letter, others in key_neighbours(lang).items()})
 
 
 def _code_points(text: str) -> np.ndarray[Any, Any]:
@@ -366,6 +397,11 @@ def _keyboard_proximity(
     if lang == "zh":
         slips = _key_slips(parts, key_neighbours(lang), rng) + _input_method_slips(text, parts, rng)
         return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
+    if len(letters) < 400 and severity * len(letters) < 6 * _few and not has_protected(text):
+        words = list(_word_pattern(lang, letters.isascii()).finditer(letters))
+        if not words:
+            return NotApplicable("no letter that this keyboard types")
+        return _kept_gaps(text, parts, _few_slips(letters, words, key_neighbours(lang), rng, severity))
     codes = _code_points(letters)
     starts, stops = _typed_words(letters, codes, lang)
     if not len(starts):
@@ -373,27 +409,54 @@ def _keyboard_proximity(
     if has_protected(text):
         free = free_places(text, np.column_stack((starts, stops)))
         starts, stops = np.array(free, np.intp).reshape(-1, 2).T
-    chosen, where, which = sample_columns(len(starts), rng, severity)
+    hit, others = _many_slips(letters, codes, starts, stops, lang, rng, severity)
+    if parts is text:
+        return _written_over(text, codes, hit, others, _key_table(lang).narrow is not None)
+    return _kept_gaps(text, parts, [(i, chr(other)) for i, other in zip(hit.tolist(), others.tolist(), strict=True)])
+
+
+def _few_slips(
+    letters: str, words: list[re.Match[str]], near: dict[str, str], rng: np.random.Generator, severity: float
+) -> list[tuple[int, str]]:
+    made = []
+    for k, where, which in sample_places(len(words), rng, severity):
+        start, end = words[k].span()
+        i = start + int(where * (end - start))
+        others = near.get(letters[i])
+        if others is None:
+            i = _typed_letter(letters, near, start, end, where)
+            others = near[letters[i]]
+        made.append((i, others[int(which * len(others))]))
+    return made
+
+
+def _many_slips(
+    letters: str, codes: Any, starts: Any, stops: Any, lang: str, rng: np.random.Generator, severity: float
+) -> tuple[Any, Any]:
+    # the same, in columns
+    chosen, keys = sample_columns(len(starts), rng, severity)
     if len(chosen) < len(starts):
         starts, stops = starts[chosen], stops[chosen]
-    hit = starts + (where * (stops - starts)).astype(np.intp)
-    row_of, counts, targets = _key_table(lang)
-    rows = _looked_up(row_of, codes[hit])
+    where = later_bits(keys, 23)
+    hit, table = starts + (where * (stops - starts)).astype(np.intp), _key_table(lang)
+    rows = _looked_up(table.row_of, codes.take(hit))
     if not rows.all():  # a letter that the keyboard does not type, in a word with others
         for k in (rows == 0).nonzero()[0]:
             hit[k] = _typed_letter(letters, key_neighbours(lang), starts[k], stops[k], float(where[k]))
-        rows = _looked_up(row_of, codes[hit])
-    others = targets[rows, (which * counts[rows]).astype(np.intp), 0]
-    if parts is text:
-        return _written_over(text, codes, hit, others)
+        rows = _looked_up(table.row_of, codes.take(hit))
+    return hit, table.first.take(table.drawn(rows, later_bits(keys, 38)))
+
+
+def _kept_gaps(text: str, parts: Sequence[str], made: list[tuple[int, str]]) -> Sequence[Edit]:
     # what trails a letter stays in its gap
-    made = zip(hit.tolist(), map(chr, others.tolist()), strict=True)
+    if parts is text:
+        return edit_rows(text, [(i, i + 1, other) for i, other in made])
     return edit_rows(text, [(i, i + 1, other + bare_letter(parts[i])[1]) for i, other in made])
 
 
-def _written_over(text: str, codes: np.ndarray[Any, Any], places: Any, letters: Any) -> EditRows:
+def _written_over(text: str, codes: np.ndarray[Any, Any], places: Any, letters: Any, plain: bool) -> EditRows:
     # one letter for one
-    narrow = codes.dtype == np.uint8 and not (len(letters) and letters.max() > 127)
+    narrow = plain and codes.dtype == np.uint8
     after = codes.copy() if narrow else codes.astype(np.uint32)
     after[places] = letters
     written = after.tobytes().decode("ascii" if narrow else "utf-32-le")
@@ -546,69 +609,101 @@ def scan_confusions(
 
 
 @lru_cache(maxsize=8)
-def _shape_table(lang: str) -> tuple[Any, Any, Any, re.Pattern[str] | None, dict[str, int]]:
-    # as `_key_table`; and a pattern of the pairs, and the row of each
+def _shape_table(lang: str) -> tuple[_Alternatives, re.Pattern[str] | None, dict[str, int]]:
+    # and a pattern of the pairs, which are looked for before their letters, and the row of each
     table = scan_confusions(lang)
     pairs = {shape: row for row, shape in enumerate(table, start=1) if len(shape) == 2}
-    pattern = re.compile("|".join(map(re.escape, pairs))) if pairs else None
-    return *_rows_of(table), pattern, pairs
+    return _alternatives(table), re.compile("|".join(map(re.escape, pairs))) if pairs else None, pairs
 
 
-def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any, Any]:
-    # per code point the row of the shape that begins there, 0 for none; where shapes begin; and where pairs do, which come before their letters
-    row_of, _, _, pattern, pairs = _shape_table(lang)
-    rows, firsts = _looked_up(row_of, codes), list[int]()
-    if pattern is not None:
-        found = [(m.start(), pairs[m[0]]) for m in pattern.finditer(letters)]
-        if found:
-            firsts = [i for i, _ in found]
-            at = np.array(firsts)
-            rows[at], rows[at + 1] = [row for _, row in found], 0
-    return rows, rows.nonzero()[0], firsts
+@lru_cache(maxsize=8)
+def _single_shapes(lang: str) -> bytes:
+    # one byte for each ASCII character: whether it is a confusable shape
+    return bytes(chr(i) in scan_confusions(lang) for i in range(256))
 
 
 def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
     parts, letters = clusters(text), skeleton(text)
+    protected = has_protected(text)
+    if len(letters) < 400 and severity * len(letters) < 1.5 * _few and letters.isascii() and not protected:
+        few = _few_misread(letters, lang, rng, severity)
+        return few if isinstance(few, NotApplicable) else _kept_pairs(text, parts, few)
     codes = _code_points(letters)
     shapes, starts, pairs = _shapes(letters, codes, lang)
     if not len(starts):
         return NotApplicable("no shape that a scanner confuses")
-    double = np.zeros(len(letters), np.uint8)
-    double[pairs] = 1
-    if has_protected(text):
-        free = free_places(text, np.column_stack((starts, starts + 1 + double[starts])))
+    if protected:
+        free = free_places(text, np.column_stack((starts, starts + np.isin(starts, pairs) + 1)))
         starts = np.array([start for start, _ in free], np.intp)
-    chosen, which, _ = sample_columns(len(starts), rng, severity)
+    chosen, keys = sample_columns(len(starts), rng, severity)
     if len(chosen) < len(starts):
         starts = starts[chosen]
-    _, counts, targets, _, _ = _shape_table(lang)
-    rows = shapes[starts]
-    read = targets[rows, (which * counts[rows]).astype(np.intp)]
+    table = _shape_table(lang)[0]
+    drawn = table.drawn(shapes.take(starts), later_bits(keys, 23))
+    seconds = np.intersect1d(pairs, starts, assume_unique=True) + 1 if len(pairs) else starts[:0]
 
     def misread() -> Iterator[tuple[int, int, str]]:
-        ends = starts + 1 + double[starts]
-        said = (chr(a) + (chr(b) if b else "") for a, b in read.tolist())
+        ends = starts + np.isin(starts, seconds - 1) + 1
+        said = map(_letters_of, table.both.take(drawn).tolist())
         return zip(starts.tolist(), ends.tolist(), said, strict=True)
 
     if parts is text:
-        return EditRows(text, misread, written=_misread(text, codes, starts, read, double))
+        return EditRows(text, misread, written=_misread(codes, starts, drawn, seconds, table))
+    return _kept_pairs(text, parts, misread())
+
+
+def _few_misread(
+    letters: str, lang: str, rng: np.random.Generator, severity: float
+) -> list[tuple[int, int, str]] | NotApplicable:
+    found, pattern = bytearray(letters.encode().translate(_single_shapes(lang))), _shape_table(lang)[1]
+    pairs = {match.start() for match in pattern.finditer(letters)} if pattern else set()
+    for i in pairs:
+        found[i], found[i + 1] = 1, 0
+    starts, misread, table = list(compress(range(len(found)), found)), [], scan_confusions(lang)
+    if not starts:
+        return NotApplicable("no shape that a scanner confuses")
+    for k, which, _ in sample_places(len(starts), rng, severity):
+        start = starts[k]
+        end = start + 2 if start in pairs else start + 1
+        read = table[letters[start:end]]
+        misread.append((start, end, read[int(which * len(read))]))
+    return misread
+
+
+def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any, Any]:
+    # per code point the row of the shape that begins there, 0 for none; where shapes begin; and where pairs do
+    table, pattern, row_of_pair = _shape_table(lang)
+    rows, firsts = _looked_up(table.row_of, codes), np.zeros(0, np.intp)
+    found = [(m.start(), row_of_pair[m[0]]) for m in pattern.finditer(letters)] if pattern else []
+    if found:
+        firsts, pair_rows = np.array(found, np.intp).T
+        rows[firsts], rows[firsts + 1] = pair_rows, 0
+    return rows, rows.nonzero()[0], firsts
+
+
+def _kept_pairs(text: str, parts: Sequence[str], misread: Iterable[tuple[int, int, str]]) -> Sequence[Edit]:
+    if parts is text:
+        return edit_rows(text, misread)
     # a joiner inside of a pair keeps its letters apart
-    kept = [row for row in misread() if row[1] - row[0] == 1 or not bare_letter(parts[row[0]])[1]]
+    kept = [row for row in misread if row[1] - row[0] == 1 or not bare_letter(parts[row[0]])[1]]
     return edit_rows(text, [(start, end, other + bare_letter(parts[end - 1])[1]) for start, end, other in kept])
 
 
-def _misread(text: str, codes: np.ndarray[Any, Any], starts: Any, read: Any, double: Any) -> str:
-    # two cells for each letter of the text; what stays empty is taken out
-    narrow = codes.dtype == np.uint8 and not (read.size and read.max() > 127)
-    cells = np.zeros((len(codes), 2), np.uint8 if narrow else np.uint32)
-    empty = 0xFF if narrow else 0xFFFFFFFF
-    cells[:, 0], cells[:, 1] = codes, empty
-    cells[starts] = np.where(read, read, empty)
-    cells[starts[double[starts].astype(bool)] + 1, 0] = empty
-    if narrow:
+def _letters_of(both: int) -> str:
+    first, second = both & 0xFFFFFFFF, both >> 32
+    return chr(first) if second == 0xFFFFFFFF else chr(first) + chr(second)
+
+
+def _misread(codes: np.ndarray[Any, Any], starts: Any, drawn: Any, seconds: Any, table: _Alternatives) -> str:
+    # room for two letters in the place of each; all ones where there is none
+    if table.narrow is not None and codes.dtype == np.uint8:
+        cells = codes | np.uint16(0xFF00)
+        cells[starts], cells[seconds] = table.narrow.take(drawn), 0xFFFF
         return cells.tobytes().translate(None, b"\xff").decode("ascii")
-    flat = cells.ravel()
-    return flat[flat != empty].tobytes().decode("utf-32-le")
+    cells = codes | np.uint64(0xFFFFFFFF << 32)
+    cells[starts], cells[seconds] = table.both.take(drawn), np.uint64(2**64 - 1)
+    flat = cells.astype("<u8").view("<u4")
+    return flat[flat != 0xFFFFFFFF].tobytes().decode("utf-32-le")
 
 
 ocr_errors = register(Perturbation(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'Draws', 'nested_sample', 'sample_places',
-           'sample_columns', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
+           'sample_columns', 'later_bits', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
            'perturb_items', 'not_applied', 'perturbations']
 
 # %% ../nbs/12_perturb.ipynb #ca7bcff2
@@ -361,8 +361,12 @@ def sample_places(
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
 ) -> list[tuple[int, float, float]]:  # For each place taken, in order: its position, and two numbers in [0, 1)
     "The first share of the places, in a random order that does not depend on `severity`."
-    places, first, second = (column.tolist() for column in sample_columns(count, rng, severity, most=most))
-    return list(zip(places, first, second, strict=True))
+    if count < 100:
+        keys, pack = _shuffled(count, min(count, _share(count, severity * most)), rng)
+        drawn = zip(pack, keys, strict=False)
+        return sorted([(i, key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0) for i, key in drawn])
+    chosen, keys = sample_columns(count, rng, severity, most=most)
+    return list(zip(chosen.tolist(), later_bits(keys, 23).tolist(), later_bits(keys, 38).tolist(), strict=True))
 
 
 def sample_columns(
@@ -371,33 +375,57 @@ def sample_columns(
     severity: float | int,  # Share of the places to take, in [0, 1]
     *,
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
-) -> tuple[Any, Any, Any]:  # Arrays: positions of the places taken, in order, and two numbers in [0, 1) for each
-    "What `sample_places` gives, as columns."
+) -> tuple[Any, Any]:  # Arrays: positions of the places taken, in order, and the random number of each
+    "The places of `sample_places` as columns; its two numbers are `later_bits` 23 and 38."
     taken = min(count, _share(count, severity * most))
     if count < 100:
-        chosen, keys = _shuffled(count, taken, rng)
-    else:
-        keys = rng.random(count)
-        chosen = np.arange(taken)
-        if 0 < taken < count:
-            ordered = keys.copy()
-            ordered.partition(taken - 1)
-            chosen = (keys <= ordered[taken - 1]).nonzero()[0]
-            keys = keys[chosen]
-    first, second = keys * 8388608.0, keys * 274877906944.0  # bits 24 to 53, and 39 to 53
-    return chosen, first - np.floor(first), second - np.floor(second)
+        return _shuffled_columns(count, taken, rng)
+    keys = rng.random(count)
+    if taken == count:
+        return np.arange(count), keys
+    ordered = keys.copy()
+    ordered.partition(max(taken - 1, 0))
+    chosen = (keys <= ordered[taken - 1]).nonzero()[0] if taken else np.arange(0)
+    return chosen, keys[chosen]
 
 
-def _shuffled(count: int, taken: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    # the beginning of a shuffle of all places; what it takes is sorted again, with its keys
+def later_bits(
+    keys: Any,  # Array of random numbers in [0, 1)
+    skip: int,  # Leading bits to leave out, of 53
+) -> Any:  # Numbers in [0, 1) from the bits that follow
+    "Further random numbers out of the later bits of some."
+    shifted = keys * 2.0**skip
+    return shifted - np.floor(shifted)
+
+
+def _shuffled(count: int, taken: int, rng: np.random.Generator) -> tuple[list[float], list[int]]:
+    # a number for each place taken, and a pack of all places with those taken on top
     keys = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist()
     pack = list(range(count))
     for first, key in enumerate(keys):
         i = first + int(key * (count - first))
         pack[first], pack[i] = pack[i], pack[first]
-    drawn, numbers = np.array(pack[:taken], np.intp), np.array(keys, np.float64)
-    order = drawn.argsort()
-    return drawn[order], numbers[order]
+    return keys, pack
+
+
+def _shuffled_columns(count: int, taken: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    # the same, in columns and sorted
+    keys = np.array(rng.few(taken)) if isinstance(rng, Draws) else rng.random(taken)
+    left, pack = _countdown(count)[:taken], list(range(count))
+    for first, further in enumerate((keys * left).astype(np.intp).tolist()):
+        i = first + further
+        pack[first], pack[i] = pack[i], pack[first]
+    if taken == count:
+        numbers = np.empty(count)
+        numbers[pack] = keys
+        return np.arange(count), numbers
+    order = np.array(pack[:taken], np.intp).argsort()
+    return np.array(pack[:taken], np.intp)[order], keys[order]
+
+
+@cache
+def _countdown(count: int) -> Any:
+    return np.arange(count, 0, -1, dtype=np.float64)
 
 
 def has_protected(
@@ -787,7 +815,7 @@ class _Version(NamedTuple):
     perturbation: str
     question: str | None
     choices: list[str] | None
-    edits: list[tuple[str, int, int, str, str]] | None  # field, start, end, source, target
+    edits: list[tuple[str, Any]] | None  # field, and columns of its edits: start, end, source, target
     reason: str | None
 
 
@@ -797,16 +825,20 @@ _Versions = list[_Version]
 def _frame(items: pl.DataFrame, versions: list[tuple[int, _Version]], call: _Call) -> pl.DataFrame:
     # columns are a third of the work of rows
     made = [version for _, version in versions]
-    edits = [(k, *edit) for k, version in enumerate(made) for edit in version.edits or ()]
     names = ["row", *(field.name for field in edit_dtype.fields)]
     types = {"row": pl.Int64} | {field.name: field.dtype for field in edit_dtype.fields}
-    columns: Any = zip(*edits, strict=True) if edits else [[]] * len(names)
+    columns: list[list[Any]] = [[] for _ in names]
+    for k, version in enumerate(made):
+        for part, listed in version.edits or ():
+            count = len(listed[0])
+            for column, values in zip(columns, ([k] * count, [part] * count, *listed), strict=True):
+                column += values
     flat = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=types)
-    listed = flat.group_by("row", maintain_order=True).agg(edits=pl.struct(names[1:]))
+    grouped = flat.group_by("row", maintain_order=True).agg(edits=pl.struct(names[1:]))
     applied = pl.DataFrame(
         {"row": range(len(made)), "applied": [version.edits is not None for version in made]},
         schema={"row": pl.Int64, "applied": pl.Boolean},
-    ).join(listed, on="row", how="left", maintain_order="left")
+    ).join(grouped, on="row", how="left", maintain_order="left")
     empty = pl.lit([], dtype=pl.List(edit_dtype))
     found = applied.select(pl.when("applied").then(pl.col("edits").fill_null(empty)))["edits"]
     changed = pl.DataFrame(
@@ -965,7 +997,7 @@ def _item_id(canonical_id: str, name: str, variant: int, call: _Call) -> str:
 _collisions = ("two options would be the same", "an option would become another option of the canonical item")
 
 
-_Fields = tuple[str, list[str], list[tuple[str, int, int, str, str]]]
+_Fields = tuple[str, list[str], list[tuple[str, Any]]]
 
 
 def _values(row: dict[str, Any], target: str) -> dict[str, str]:
@@ -1030,7 +1062,7 @@ def _fields(
             refused = result if refused is None else refused
             continue
         texts[part] = result.text
-        edits += [(part, e.start, e.end, e.source, e.target) for e in result.edits]
+        edits.append((part, result._columns()))
     if refused is not None and not edits:
         return refused
     choices = [texts.get(f"choices[{i}]", choice) for i, choice in enumerate(row["choices"])]
