@@ -110,6 +110,7 @@ def like_case(
 
 
 Rewriting = tuple[re.Pattern[str], str]
+_group = re.compile(r"\\(\d)")
 
 
 def compile_rewritings(
@@ -129,7 +130,14 @@ def rewrites(
     low = low if len(low) == len(text) else text
 
     def write(template: str) -> Callable[[re.Match[str]], str]:
-        return lambda match: like_case(match.expand(template), text[match.start() : match.end()], lang)
+        def written(match: re.Match[str]) -> str:
+            found = text[match.start() : match.end()]
+            if like_case(match[0], found, lang) == found:
+                return like_case(match.expand(template), found, lang)
+            # capitals inside, as in "the Sun is": what is kept stands as it was written
+            return _group.sub(lambda group: text[slice(*match.span(int(group[1])))], template)
+
+        return written
 
     return [edit for pattern, template in rules for edit in match_edits(text, pattern, write(template), low)]
 
@@ -289,6 +297,9 @@ def homophones(
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
+_written_tones = {"不": "bù", "一": "yī"}  # spoken otherwise before some tones, but written like this
+
+
 def han_readings(
     text: str,  # Any text
     *,
@@ -301,7 +312,11 @@ def han_readings(
     readings: dict[int, str] = {}
     for run in _han.finditer(text):
         said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=one_by_one)
-        readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
+        readings |= {
+            run.start() + i: (_written_tones.get(run[0][i], syllable) if tones else syllable)
+            for i, syllable in enumerate(said)
+            if not _han.match(syllable)
+        }
     return readings
 
 # %% ../nbs/13_noise.ipynb #46276431
@@ -729,6 +744,7 @@ def _look_alikes() -> dict[str, list[str]]:
             kept = [o for o in block if o not in _unlike and unicodedata.category(o) == unicodedata.category(letter)]
         else:
             kept = [o for o in others if _han.fullmatch(letter) and "\u2e80" <= o <= "\u2fdf"]
+            kept = [o for o in kept if unicodedata.normalize("NFKC", o) in (o, letter)]  # 土 is not the radical of 士
         if kept:
             table[letter] = sorted(kept)
     return table

@@ -218,7 +218,7 @@ _number_in_text = re.compile(
 _number_in_chinese = re.compile(
     rf"(?<![{_foreign}\d.,:/\-−%{_apart}])(?P<left>)(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[%％])?(?P<mark>)(?![{_foreign}\d%{_apart}]|[.,:/\-−]\w)"
 )
-_zh_measures = "个个只条天年点分秒位本次杯张件辆头匹米块种倍小周岁人元斤公千万亿"
+_zh_measures = "个只条天年点分秒位本次杯张件辆头匹米块种倍小周岁人元斤公千万亿份项支座套把名对双部家门句朵棵群组台瓶碗盒颗根滴口间幅首篇艘架盏袋"
 _percent = {"en": "{} percent", "fa": "{} درصد", "it": "{} per cento", "tr": "yüzde {}", "zh": "百分之{}"}
 
 

@@ -325,8 +325,29 @@ def _allowed(text: str, edits: Sequence[Edit], protects: bool) -> list[Edit]:
         edit
         for edit in edits
         if edit.source != edit.target
+        and not _fuses(parts, edit, parts is text)
         and ((head < edit.start and edit.end < tail) or not _moves_edge(parts, head, tail, edit))
     ]
+
+
+_clinging = regex.compile(
+    r"[\r\p{GCB=EX}\p{GCB=ZWJ}\p{GCB=SM}\p{GCB=PP}\p{GCB=RI}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{GCB=LV}\p{GCB=LVT}]"
+)
+_unseen = regex.compile(r"[\p{Cf}\u034f]+")
+
+
+def _fuses(parts: Sequence[str], edit: Edit, single: bool) -> bool:
+    # whether the edit makes one grapheme of two, as a space that is taken away from before a lone accent would
+    target = edit.target
+    if single and target.isascii():
+        return False
+    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
+    if not _clinging.search(before[-1:] + target[:1] + target[-1:] + after[:1]):
+        return False
+    if target and (_unseen.fullmatch(target) or (target[0] in "\u200c\u200d" and edit.source.endswith(target[0]))):
+        return False  # joiners are put in, or left, on purpose
+    ends = set(accumulate(map(len, clusters(before + target + after)), initial=0))
+    return not {len(before), len(before) + len(target)} <= ends
 
 
 def _outside(spans: Sequence[ProtectedSpan], places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -664,6 +685,9 @@ def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
         return True
     rows = edits.rows
     if not rows:
+        return False
+    written = "".join([target for _, _, target in rows])
+    if not written.isascii() and _clinging.search(written):
         return False
     (start, _, first), (_, end, last) = rows[0], rows[-1]
     opens = start > 0 or (first != "" and not first[0].isspace())
