@@ -335,10 +335,14 @@ def _word_pattern(lang: str, ascii: bool) -> re.Pattern[str]:
 _latin_letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def _is_letter(character: str) -> bool:
+    return character.isalnum() and not character.isdecimal()
+
+
 @lru_cache(maxsize=8)
 def _letter_kinds(lang: str) -> bytes:
     # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types
-    kinds = bytearray((c.isalnum() and not c.isdecimal() for c in map(chr, range(0x10000))))
+    kinds = bytearray(_is_letter(chr(i)) for i in range(0x10000))
     for letter in key_neighbours(lang):
         kinds[ord(letter)] = 2
     return bytes(kinds)
@@ -396,6 +400,9 @@ def _typed_words(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[
     else:
         kinds = np.zeros(len(letters) + 2, np.uint8)
         kinds[1:-1] = _looked_up(np.frombuffer(table, np.uint8), codes)
+        if codes.max() > 0xFFFF:
+            for i in (codes > 0xFFFF).nonzero()[0]:
+                kinds[i + 1] = _is_letter(letters[i])
     is_letter = kinds.astype(bool)
     ends = (is_letter[1:] != is_letter[:-1]).nonzero()[0]
     starts, stops = ends[::2], ends[1::2]

@@ -240,7 +240,7 @@ def read_word(
 
 
 # %% ../nbs/14_orthography.ipynb #28fadd29
-_ordinal_heads = frozenset(("سال", "حاصل‌ضرب", "عدد", "شماره", "قرن"))  # nouns that take a number with an ezafe
+_ordinal_heads = frozenset(("سال", "روز", "ساعت", "قرن", "عدد", "شماره", "حاصل‌ضرب", "قیمت", "مسافت"))  # nouns that take a number with an ezafe
 
 
 _possessors = frozenset(("من", "تو", "ما", "شما", "آنها", "آن‌ها", "ایشان", "خود", "خودم"))
@@ -259,7 +259,8 @@ def read_persian(
     read: list[PersianReading | tuple[int, int]] = []
     for i, ((start, end), row) in enumerate(zip(spans, rows, strict=True)):
         adjacent = i + 1 < len(spans) and "".join(parts[end : spans[i + 1][0]]) == " "
-        number = words[i] in _ordinal_heads and "".join(parts[end : end + 2]).strip().isdigit()
+        numeral = adjacent and kinds[i + 1] == "numeral" or "".join(parts[end : end + 2]).strip().isdigit()
+        number = words[i] in _ordinal_heads and numeral and (i == 0 or kinds[i - 1] not in ("determiner", "numeral"))
         counted = i > 0 and kinds[i - 1] == "numeral" and i + 1 < len(words) and words[i + 1] in ("بعد", "پیش", "قبل")
         bound = number or (adjacent and not counted and _binds(words[i : i + 3], kinds[i : i + 3]))
         if row:

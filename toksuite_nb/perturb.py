@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'Draws', 'nested_sample', 'sample_places',
            'sample_columns', 'later_bits', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
-           'perturb_items', 'not_applied', 'perturbations']
+           'perturb_items', 'not_applied', 'perturbations', 'SideBySide', 'side_by_side']
 
 # %% ../nbs/12_perturb.ipynb #ca7bcff2
 from bisect import bisect_left, bisect_right
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, wraps
 from hashlib import blake2b
+from html import escape
 from importlib import import_module
 from itertools import accumulate, chain, repeat
 from math import ceil, isfinite
@@ -1211,3 +1212,62 @@ def _example(perturbation: Perturbation, lang: str) -> str | None:
         if isinstance(result, EditedText):
             return f"{sentence} → {visible(result.text)}"
     return None
+
+# %% ../nbs/12_perturb.ipynb #b2e1d4c3
+@dataclass(frozen=True)
+class SideBySide:
+    "Texts beside their perturbed versions; shown as a table in a notebook."
+
+    rows: tuple[tuple[str, str, str, EditedText | NotApplicable], ...]  # Language, perturbation, text, result
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{lang} {name}: {_shown(text)} → {_shown(result)}" for lang, name, text, result in self.rows)
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><td>{lang}</td><td>{name}</td>{_table_cell(text)}{_table_cell(result)}<td>{_sizes(text, result)}</td></tr>"
+            for lang, name, text, result in self.rows
+        )
+        return f"<table><tr><th></th><th></th><th>as written</th><th>perturbed</th><th>bytes</th></tr>{body}</table>"
+
+
+def side_by_side(
+    texts: Mapping[str, str],  # Language to text
+    names: str | Mapping[str, str],  # Perturbation, or language to perturbation
+    *,
+    seed: int,  # Seed of the run, >= 0
+    severity: float | int = 1.0,  # Strength in [0, 1]
+) -> SideBySide:  # One row per text
+    "What a perturbation makes of a text of each language."
+    chosen = dict.fromkeys(texts, names) if isinstance(names, str) else dict(names)
+    if missing := [lang for lang in texts if lang not in chosen]:
+        raise ValueError(
+            f"side_by_side: names must have a perturbation for each language of texts, got none for {missing}. "
+            "Add it, or pass one name for all."
+        )
+    return SideBySide(
+        tuple(
+            (lang, chosen[lang], text, perturb(text, chosen[lang], lang, seed=seed, severity=severity))
+            for lang, text in texts.items()
+        )
+    )
+
+
+def _shown(result: str | EditedText | NotApplicable) -> str:
+    if isinstance(result, NotApplicable):
+        return f"({result.reason})"
+    return _farsi_gap.sub("\u200c", visible(str(result)))  # between Farsi letters a non-joiner is not hidden
+
+
+_farsi_gap = regex.compile(r"(?<=[\u0600-\u06ff])⟨ZWNJ⟩(?=[\u0600-\u06ff])")
+
+
+def _table_cell(result: str | EditedText | NotApplicable) -> str:
+    shown = _shown(result)
+    rtl = not isinstance(result, NotApplicable) and any("\u0590" <= c <= "\u08ff" for c in shown)
+    return f'<td dir="{"rtl" if rtl else "ltr"}">{escape(shown)}</td>'
+
+
+def _sizes(text: str, result: EditedText | NotApplicable) -> str:
+    before = len(text.encode())
+    return f"{before}" if isinstance(result, NotApplicable) else f"{before} → {len(result.text.encode())}"
