@@ -178,7 +178,8 @@ class EditRows(Sequence[Edit]):
         text: str,  # The source
         rows: "list[_Row] | Callable[[], Iterable[_Row]]",  # Start, end and target of each edit, sorted, apart, and each a change; or what makes them
         *,
-        written: str | None = None,  # The text after the edits, where a rule has it already; then no target is empty, or holds white space or a mark
+        written: str
+        | None = None,  # The text after the edits, where a rule has it already; then no target is empty, or holds white space or a mark
     ) -> None:
         self.text, self.written, self._rows = text, written, rows
 

@@ -522,7 +522,11 @@ def _farsi_forms(year: int | None, name: str, month: int, day: int) -> list[str]
     named = [f"{day} {name}", f"{ordinal} {name}"]
     if year is None:
         return named
-    return [f"{form} {year}" for form in named] + [f"{year}/{month:02}/{day:02}", f"{year}/{month}/{day}", f"{year}-{month:02}-{day:02}"]
+    return [f"{form} {year}" for form in named] + [
+        f"{year}/{month:02}/{day:02}",
+        f"{year}/{month}/{day}",
+        f"{year}-{month:02}-{day:02}",
+    ]
 
 
 def _date_forms(year: int | None, month: int, day: int, lang: str, name: str = "") -> list[str]:
@@ -636,7 +640,7 @@ numerical_formats = register(Perturbation(
 
 # %% ../nbs/17_notation.ipynb #a0b96595
 _money = {"en": ("$=dollars=USD", "€=euros=EUR", "£=pounds=GBP"), "it": ("$=dollari=USD", "€=euro=EUR", "£=sterline=GBP"), "tr": ("₺=lira=TL", "$=dolar=USD", "€=avro=EUR"),
-          "fa": ("$=دلار=USD", "€=یورو=EUR", "﷼=ریال=IRR"), "zh": ("¥=元=RMB", "$=美元=USD", "€=欧元=EUR")}  # fmt: skip
+          "fa": ("$=دلار=USD", "€=یورو=EUR", "﷼=ریال=IRR"), "zh": ("¥=元=RMB", "￥=元=RMB", "$=美元=USD", "€=欧元=EUR")}  # fmt: skip
 _amount = r"[0-9۰-۹]+(?:[.,٬٫][0-9۰-۹]+)*"
 
 
@@ -655,7 +659,7 @@ def _price_pattern(lang: str) -> re.Pattern[str]:
     )
     start, end = ("A-Za-z0-9", "") if lang == "zh" else (r"\w", r"(?![\w\u200c])")
     return re.compile(
-        rf"(?<![{start}$€£₺¥﷼.,])(?:(?P<before>{before})(?P<n1>{_amount})(?![{start}]|[.,]\d)|(?P<n2>{_amount})(?P<after>{after}){end})"
+        rf"(?<![{start}$€£₺¥￥﷼.,])(?:(?P<before>{before})(?P<n1>{_amount})(?![{start}]|[.,]\d)|(?P<n2>{_amount})(?P<after>{after}){end})"
     )
 
 

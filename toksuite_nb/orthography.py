@@ -205,7 +205,11 @@ def _conjugated() -> list[str]:
             if not opens:
                 forms += [(f"بِ{tail[0]}", f"be{tail[1]}"), (f"نَ{tail[0]}", f"na{tail[1]}")]
             ending, heard = ("", "") if heard == "ad" else (ending, heard)
-            forms += [(past + ending, spoken + heard), (f"می‌{past}{ending}", f"mi{spoken}{heard}"), (f"نِمی‌{past}{ending}", f"nemi{spoken}{heard}")]
+            forms += [
+                (past + ending, spoken + heard),
+                (f"می‌{past}{ending}", f"mi{spoken}{heard}"),
+                (f"نِمی‌{past}{ending}", f"nemi{spoken}{heard}"),
+            ]
             if not opens:
                 forms.append((f"نَ{past}{ending}", f"na{spoken}{heard}"))
         forms += [(past + "ه", spoken + "e"), (past + "ه‌اَند", spoken + "eand"), (past + "ه‌اَم", spoken + "eam")]
@@ -238,9 +242,10 @@ def read_word(
             return known[stem][0] + vocalised, known[stem][1] + finglish, kind
     return ()
 
-
 # %% ../nbs/14_orthography.ipynb #28fadd29
-_ordinal_heads = frozenset(("سال", "روز", "ساعت", "قرن", "عدد", "شماره", "حاصل‌ضرب", "قیمت", "مسافت"))  # nouns that take a number with an ezafe
+_ordinal_heads = frozenset(
+    ("سال", "روز", "ساعت", "قرن", "عدد", "شماره", "حاصل‌ضرب", "قیمت", "مسافت")
+)  # nouns that take a number with an ezafe
 
 
 _possessors = frozenset(("من", "تو", "ما", "شما", "آنها", "آن‌ها", "ایشان", "خود", "خودم"))
@@ -259,7 +264,7 @@ def read_persian(
     read: list[PersianReading | tuple[int, int]] = []
     for i, ((start, end), row) in enumerate(zip(spans, rows, strict=True)):
         adjacent = i + 1 < len(spans) and "".join(parts[end : spans[i + 1][0]]) == " "
-        numeral = adjacent and kinds[i + 1] == "numeral" or "".join(parts[end : end + 2]).strip().isdigit()
+        numeral = (adjacent and kinds[i + 1] == "numeral") or "".join(parts[end : end + 2]).strip().isdigit()
         number = words[i] in _ordinal_heads and numeral and (i == 0 or kinds[i - 1] not in ("determiner", "numeral"))
         counted = i > 0 and kinds[i - 1] == "numeral" and i + 1 < len(words) and words[i + 1] in ("بعد", "پیش", "قبل")
         bound = number or (adjacent and not counted and _binds(words[i : i + 3], kinds[i : i + 3]))
@@ -278,7 +283,6 @@ def _binds(words: Sequence[str], kinds: Sequence[str]) -> bool:
         return True
     compound = beyond == "verb" and _light_verb.search(words[2]) is not None
     return following in ("noun", "name", "ezafe") and beyond != "copula" and not compound
-
 
 # %% ../nbs/14_orthography.ipynb #8cd6263b
 _latin_signs = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬،؛؟٪", "0123456789.,,;?%")
