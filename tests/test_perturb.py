@@ -912,6 +912,7 @@ fragile = st.sampled_from(
         "\t",
         "a",
         "ee",
+        "می\u200cروم",
         "ن",
         "很",
     ]
@@ -929,7 +930,7 @@ def test_no_two_graphemes_become_one(data):
         for part in graphemes(made.text):
             ends.add(max(ends) + len(part.encode()))
         for edit, row in zip(made.edits, made.spans.iter_rows(named=True), strict=True):
-            if regex.fullmatch(r"[\p{Cf}\u034f]+", edit.target) or edit.target[:1] in ("\u200c", "\u200d"):
+            if regex.fullmatch(r"[\p{Cf}\u034f]+", edit.target):
                 continue  # joiners join on purpose
             assert {row["target_start_byte"], row["target_end_byte"]} <= ends, (
                 f"{edit} melts with its neighbour in {made.text!a}"

@@ -532,12 +532,18 @@ keyboard_proximity = register(Perturbation(
     source="TokSuite keyboard_proximity_errors; layouts of xkeyboard-config; pypinyin for Chinese", edit=_keyboard_proximity))  # fmt: skip
 
 # %% ../nbs/13_noise.ipynb #f150f6f6
+def _deleted(parts: Sequence[str], i: int) -> Edit:
+    # a joiner stays in its gap, and so goes over to the letter before
+    joiner = bare_letter(parts[i])[1]
+    return Edit(i - 1, i + 1, parts[i - 1] + parts[i], parts[i - 1] + joiner) if joiner else Edit(i, i + 1, parts[i], "")
+
+
 def _character_deletion(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places = graphemes(text), []
     for run in letter_runs(parts):
         if len(run) >= 3:
             i = int(rng.integers(run.start + 1, run.stop))
-            places.append(Edit(i, i + 1, parts[i], bare_letter(parts[i])[1]))
+            places.append(_deleted(parts, i))
     return choose_edits(text, places, rng, severity, "no word of three or more letters")
 
 
@@ -567,7 +573,7 @@ adjacent_swap = register(Perturbation(
 def _typing_errors(parts: list[str], near: dict[str, str], run: range, rng: np.random.Generator) -> list[Edit]:
     i = int(rng.integers(run.start + 1, run.stop))
     letter, joiner = bare_letter(parts[i])
-    kinds = [Edit(i, i + 1, parts[i], joiner)] if len(run) >= 4 else []
+    kinds = [_deleted(parts, i)] if len(run) >= 4 else []
     if letter in near:
         other = near[letter][rng.integers(len(near[letter]))]
         kinds += [Edit(i, i + 1, parts[i], other + joiner), Edit(i, i, "", other)]

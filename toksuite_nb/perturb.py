@@ -345,8 +345,8 @@ def _fuses(parts: Sequence[str], edit: Edit, single: bool) -> bool:
     before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
     if not _clinging.search(before[-1:] + target[:1] + target[-1:] + after[:1]):
         return False
-    if target and (_unseen.fullmatch(target) or (target[0] in "\u200c\u200d" and edit.source.endswith(target[0]))):
-        return False  # joiners are put in, or left, on purpose
+    if target and _unseen.fullmatch(target):
+        return False  # joiners are put in on purpose
     ends = set(accumulate(map(len, clusters(before + target + after)), initial=0))
     return not {len(before), len(before) + len(target)} <= ends
 
