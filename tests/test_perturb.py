@@ -968,6 +968,13 @@ def test_names_that_end_like_a_suffix_are_not_misspelt():
         )
 
 
+def test_words_of_one_character_are_one_character():
+    from toksuite_nb.orthography import _one_character_words
+
+    assert all(len(word) == 1 and "\u4e00" <= word <= "\u9fff" for word in _one_character_words)
+    assert not set("瑙梵莫菲兹拉腊") & _one_character_words, "a character of names only"
+
+
 def test_a_character_is_no_look_alike_of_another_one():
     from toksuite_nb.noise import _look_alikes
 
