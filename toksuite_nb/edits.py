@@ -178,10 +178,10 @@ class EditRows(Sequence[Edit]):
         text: str,  # The source
         rows: "list[_Row] | Callable[[], Iterable[_Row]]",  # Start, end and target of each edit, sorted, apart, and each a change; or what makes them
         *,
-        written: str
-        | None = None,  # The text after the edits, where a rule has it already; then no target is empty, or holds white space or a mark
+        written: str | None = None,  # The text after the edits, where a rule has it already
+        plain: bool = False,  # Whether each target is of letters, digits or signs: not empty, without white space and marks
     ) -> None:
-        self.text, self.written, self._rows = text, written, rows
+        self.text, self.written, self.plain, self._rows = text, written, plain, rows
 
     @property
     def rows(self) -> "list[_Row]":
@@ -191,7 +191,7 @@ class EditRows(Sequence[Edit]):
         return self._rows
 
     def __reduce__(self) -> Any:
-        return _edit_rows, (self.text, self.rows, self.written)
+        return _edit_rows, (self.text, self.rows, self.written, self.plain)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -203,8 +203,8 @@ class EditRows(Sequence[Edit]):
         return list(self)[i]
 
 
-def _edit_rows(text: str, rows: list[_Row], written: str | None) -> EditRows:
-    return EditRows(text, rows, written=written)
+def _edit_rows(text: str, rows: list[_Row], written: str | None, plain: bool) -> EditRows:
+    return EditRows(text, rows, written=written, plain=plain)
 
 
 def as_edit(

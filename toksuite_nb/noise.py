@@ -472,7 +472,7 @@ def _many_slips(
 def _kept_gaps(text: str, parts: Sequence[str], made: list[tuple[int, str]]) -> Sequence[Edit]:
     # what trails a letter stays in its gap
     if parts is text:
-        return edit_rows(text, [(i, i + 1, other) for i, other in made])
+        return EditRows(text, [(i, i + 1, other) for i, other in made], plain=True)
     return edit_rows(text, [(i, i + 1, other + bare_letter(parts[i])[1]) for i, other in made])
 
 
@@ -487,7 +487,7 @@ def _written_over(text: str, codes: np.ndarray[Any, Any], places: Any, letters: 
         at = places.tolist()
         return zip(at, [i + 1 for i in at], map(chr, letters.tolist()), strict=True)
 
-    return EditRows(text, rows, written=written)
+    return EditRows(text, rows, written=written, plain=True)
 
 
 def _typed_letter(letters: str, near: dict[str, str], start: int, end: int, where: float) -> int:
@@ -535,7 +535,9 @@ keyboard_proximity = register(Perturbation(
 def _deleted(parts: Sequence[str], i: int) -> Edit:
     # a joiner stays in its gap, and so goes over to the letter before
     joiner = bare_letter(parts[i])[1]
-    return Edit(i - 1, i + 1, parts[i - 1] + parts[i], parts[i - 1] + joiner) if joiner else Edit(i, i + 1, parts[i], "")
+    return (
+        Edit(i - 1, i + 1, parts[i - 1] + parts[i], parts[i - 1] + joiner) if joiner else Edit(i, i + 1, parts[i], "")
+    )
 
 
 def _character_deletion(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
@@ -676,7 +678,8 @@ def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float)
         return zip(starts.tolist(), ends.tolist(), said, strict=True)
 
     if parts is text:
-        return EditRows(text, misread, written=_misread(codes, starts, drawn, seconds, table))
+        written = _misread(codes, starts, drawn, seconds, table)
+        return EditRows(text, misread, written=written, plain=True)
     return _kept_pairs(text, parts, misread())
 
 
@@ -711,7 +714,7 @@ def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, 
 
 def _kept_pairs(text: str, parts: Sequence[str], misread: Iterable[tuple[int, int, str]]) -> Sequence[Edit]:
     if parts is text:
-        return edit_rows(text, misread)
+        return EditRows(text, list(misread), plain=True)
     # a joiner inside of a pair keeps its letters apart
     kept = [row for row in misread if row[1] - row[0] == 1 or not bare_letter(parts[row[0]])[1]]
     return edit_rows(text, [(start, end, other + bare_letter(parts[end - 1])[1]) for start, end, other in kept])

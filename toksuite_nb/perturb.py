@@ -682,7 +682,7 @@ def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
     text = edits.text
     if text[0].isspace() or text[-1].isspace() or _spans(text, protects):
         return False
-    if edits.written is not None:
+    if edits.plain:
         return True
     rows = edits.rows
     if not rows:

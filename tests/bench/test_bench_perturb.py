@@ -78,7 +78,7 @@ def ratios_to(sides: dict[str, tuple[Any, float]]) -> dict[tuple[str, int], floa
                 lambda m=name, t=text, n=calls, s=severity: [
                     perturb(t, m, "en", seed=i, severity=s).text for i in range(n)
                 ],
-                turns=31 if size <= 1_000 else 7 if size <= 10_000 else 3,
+                turns=21 if size <= 1_000 else 5 if size <= 10_000 else 1,
             )
             rates = [size * calls / t for t in times]
             ratios[name, size] = rates[1] / rates[0]
