@@ -210,7 +210,7 @@ def test_case_is_stable(text, lang):
 
 
 @pytest.mark.parametrize(
-    "text", ["$5 and $10", "a $ b $ c", "5$-6$7", "me @ home", "ratio a/b", "`open", "no math: \\alpha"]
+    "text", ["$5 and $10", "a $ b $ c", "5$-6$7", "me @ home", "ratio a/b", "`open", "{a} and {b}", "a_b", "\\ \\5"]
 )
 def test_plain_text_is_not_protected(text):
     assert protected_spans(text) == [], f"{text!r} would lose its edits"
@@ -227,6 +227,10 @@ def test_plain_text_is_not_protected(text):
         ("发到me.x@a.org。", "me.x@a.org"),
         ("run `ls -l` now", "`ls -l`"),
         ("e\u0301 $é$", "$é$"),
+        (r"no dollar: \alpha is", r"\alpha"),
+        (r"a \frac{1}{\sqrt{2}}b", r"\frac{1}{\sqrt{2}}"),
+        (r"in \begin{align*}a &= b\\ c\end{align*}.", r"\begin{align*}a &= b\\ c\end{align*}"),
+        ("if x_{10} is", "x_{10}"),
     ],
 )
 def test_formulas_code_and_addresses_are_protected_whole(text, protected):
@@ -247,7 +251,19 @@ def test_a_long_text_is_edited_in_linear_time():
 
 
 @pytest.mark.parametrize(
-    "text", ["$" * 200_000, "a" * 200_000 + "@", "\\(a" * 60_000, "a.b@" * 50_000, "`" * 200_001, "www." * 50_000]
+    "text",
+    [
+        "$" * 200_000,
+        "a" * 200_000 + "@",
+        "\\(a" * 60_000,
+        "a.b@" * 50_000,
+        "`" * 200_001,
+        "www." * 50_000,
+        "\\a[" * 50_000,
+        "\\a{" * 50_000,
+        "_{" * 100_000,
+        "\\begin{a}" * 20_000,
+    ],
 )
 def test_hostile_text_is_searched_in_linear_time(text):
     protected_spans(text)

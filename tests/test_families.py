@@ -42,6 +42,7 @@ SENTENCES = {
         "جنگ جهانی دوم در سال ۱۹۴۵ پایان یافت",
         "کِتابِ خوبِ من می‌رود",
         "گوگل Google 15 abc",
+        "امروز ۶ شهریور ۱۴۰۴ است",
     ],
     "it": [
         "Il numero di città è 12, perché no?",
@@ -588,9 +589,15 @@ def test_raised_letters_are_those_of_the_character_database():
     assert not wrong
 
 
-@pytest.mark.parametrize("lang", ["it", "tr", "en", "zh"])
+@pytest.mark.parametrize("lang", ["it", "tr", "en", "fa", "zh"])
 def test_dates_read_back(lang):
-    for year, month, day in ((2025, 8, 29), (1999, 12, 31), (2024, 2, 29), (None, 5, 30)):
+    for year, month, day in (
+        (2025, 8, 29),
+        (1999, 12, 31),
+        (2024, 2, 29),
+        (None, 5, 30),
+        *[(1403, 8, 15)] * (lang == "fa"),
+    ):
         for form in notation.date_forms(year, month, day, lang):
             found = notation._date_pattern(lang).search(f"a {form} b" if lang != "zh" else form)
             if found and found[0] == form and any(c.isdigit() for c in form):

@@ -862,3 +862,171 @@ def test_counts_that_are_none_are_errors():
             perturb("The sky", "uppercase", "en", seed=0, variants=variants)
         with pytest.raises(ValueError, match=r"^perturb_items: variants must be a whole number >= 1, got .+; workers"):
             perturb_items(frame(item()), "uppercase", variants=variants, workers=variants)
+
+
+@pytest.mark.parametrize("lang", ["en", "fa", "it", "tr", "zh"])
+@pytest.mark.parametrize("name", ["keyboard_proximity", "ocr_errors"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_the_loop_and_the_columns_give_the_same_text(name, lang, data):
+    import toksuite_nb.noise as noise
+
+    text, seed = data.draw(texts_of(lang))[:390], data.draw(st.integers(0, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        ways = []
+        for few in (0, 10**6):
+            patch.setattr(noise, "_few", few)
+            made = [perturb(text, name, lang, seed=seed, severity=severity) for severity in steps[1:]]
+            ways.append([(str(getattr(m, "text", m)), getattr(m, "edits", ())) for m in made])
+    assert ways[0] == ways[1], "a text is edited otherwise by the loop for few edits and by the columns for many"
+
+
+@pytest.mark.parametrize("name", ["keyboard_proximity", "ocr_errors"])
+@pytest.mark.parametrize("lang", ["en", "fa", "it", "tr"])
+def test_edits_of_a_long_text_say_what_was_written(name, lang):
+    text = " ".join(t for t in sentences[lang] if "$" not in t and "`" not in t) + " "
+    text = (text * 40).strip().replace("\u0301", "")
+    for severity in (0.3, 1.0):
+        made = perturb(text, name, lang, seed=1, severity=severity)
+        again = EditedText(made.source, made.edits)  # checks each edit against the source
+        assert again.text == made.text and again.undo() == text
+        assert pickle.loads(pickle.dumps(made)) == made == copy.deepcopy(made)
+
+
+fragile = st.sampled_from(
+    [
+        "\u0301",
+        "🇮",
+        "🇹",
+        "ᄀ",
+        "ᅡ",
+        "👩\u200d",
+        "👧",
+        "\u0903",
+        "\u0600",
+        "\ufe0f",
+        "\U0001f3fb",
+        "\r",
+        "\n",
+        " ",
+        "\t",
+        "a",
+        "ee",
+        "می\u200cروم",
+        "ن",
+        "很",
+    ]
+)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_no_two_graphemes_become_one(data):
+    name, lang = data.draw(st.sampled_from(pairs))
+    text = "".join(data.draw(st.lists(st.one_of(fragile, st.sampled_from(sentences[lang])), min_size=1, max_size=9)))
+    made = perturb(text, name, lang, seed=0, severity=data.draw(st.sampled_from([0.3, 1.0])))
+    if isinstance(made, EditedText):
+        ends = {0}
+        for part in graphemes(made.text):
+            ends.add(max(ends) + len(part.encode()))
+        for edit, row in zip(made.edits, made.spans.iter_rows(named=True), strict=True):
+            if regex.fullmatch(r"[\p{Cf}\u034f]+", edit.target):
+                continue  # joiners join on purpose
+            assert {row["target_start_byte"], row["target_end_byte"]} <= ends, (
+                f"{edit} melts with its neighbour in {made.text!a}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "lang", "text", "after"),
+    [
+        ("space_removal", "en", "the \u0301accent a b", "the \u0301accentab"),
+        ("space_removal", "en", "🇮 🇹 x y", "🇮 🇹xy"),
+        ("contractions", "en", "OpenStreetMap is a map", "OpenStreetMap's a map"),
+        ("contractions", "en", "The Sun is a star", "The Sun's a star"),
+        ("contractions", "en", "IT IS A STAR", "IT'S A STAR"),
+        ("search_keywords", "en", "The largest ocean on Earth is the", "largest ocean Earth"),
+        ("search_keywords", "it", "La Gioconda è stata dipinta da", "Gioconda dipinta"),
+        ("optional_diacritics", "zh", "我不会去一个地方", "wǒ bù huì qù yī gè dì fāng"),
+        ("word_spacing", "zh", "多瑙河的水", "多瑙河 的 水"),
+        ("spelled_out", "zh", "2份, 2月", "两份, 二月"),
+        ("romanization", "fa", "بچه‌ها در پارک بازی می‌کنند", "bachcheha dar park bazi mikonand"),
+        ("romanization", "fa", "کتاب بزرگ من کجاست", "ketabe bozorge man kojast"),
+        ("romanization", "fa", "قیمت دو خانه", "gheymate do khane"),
+        ("optional_diacritics", "fa", "زبان رسمی ایران", "زَبانِ رَسمیِ ایران"),
+        ("optional_diacritics", "fa", "خانه بزرگ", "خانهٔ بُزُرگ"),
+    ],
+)
+def test_what_a_reader_of_the_language_would_have_corrected(name, lang, text, after):
+    assert str(getattr(made := perturb(text, name, lang, seed=0), "text", made)) == after
+
+
+def test_names_that_end_like_a_suffix_are_not_misspelt():
+    for text in ("Pakistan", "Kazakistan", "Leonardo da Vinci"):
+        assert not perturb(text, "orthographic_errors", "tr", seed=0) and not perturb(
+            text, "grammatical_errors", "tr", seed=0
+        )
+
+
+def test_words_of_one_character_are_one_character():
+    from toksuite_nb.orthography import _one_character_words
+
+    assert all(len(word) == 1 and "\u4e00" <= word <= "\u9fff" for word in _one_character_words)
+    assert not set("瑙梵莫菲兹拉腊") & _one_character_words, "a character of names only"
+
+
+def test_a_character_is_no_look_alike_of_another_one():
+    from toksuite_nb.noise import _look_alikes
+
+    wrong = {
+        letter: others
+        for letter, others in _look_alikes().items()
+        if not letter.isascii() and any(unicodedata.normalize("NFKC", o) not in (o, letter) for o in others)
+    }
+    assert not wrong, f"radicals of other characters: {wrong}"
+
+
+def test_each_listed_farsi_word_is_read_as_its_vowel_marks_say():
+    from toksuite_nb.orthography import _conjugated, _lines
+
+    plain = dict(zip("آبپتثجحدذرزسصضطظفکگلمن", "abptsjhdzrzssztzfkglmn", strict=True))
+    plain |= {
+        "چ": "ch",
+        "خ": "kh",
+        "ژ": "zh",
+        "ش": "sh",
+        "غ": "gh",
+        "ق": "gh",
+        "\u064e": "a",
+        "\u0650": "e",
+        "\u064f": "o",
+        "\u0670": "a",
+    }
+    plain |= {
+        "ا": "a?",
+        "ع": "'?",
+        "ء": "'?",
+        "ئ": "['y]?",
+        "ؤ": "'?",
+        "أ": "['a]?",
+        "و": "(?:u|ow?|v|w)?",
+        "ه": "[he]?",
+        "ی": "(?:ey|iy|yi|ye|i|y)?",
+    }
+    plain |= {"\u200c": "", "\u0654": "(?:ye)?"}
+
+    def pattern(word):
+        signs = []
+        for i, sign in enumerate(word):
+            if sign == "\u0651":  # doubles the letter before it, a vowel mark between them or not
+                k = len(signs) - 1 - (word[i - 1] in "\u064e\u0650\u064f")
+                signs[k] *= 2
+            else:
+                signs.append(plain[sign])
+        return re.compile("".join(signs), re.IGNORECASE)
+
+    rows = [line.split("\t") for line in (*_lines("fa_words"), *_conjugated())]
+    assert len(rows) > 3000
+    wrong = [(word, finglish) for word, finglish, _ in rows if not pattern(word).fullmatch(finglish)]
+    assert not wrong, f"the two spellings have other sounds: {wrong[:5]}"
+    assert not pattern("کِتاب").fullmatch("kotab"), "the census must be able to fail"

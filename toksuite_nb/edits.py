@@ -7,7 +7,7 @@ __all__ = ['Edit', 'EditedText', 'EditRows', 'as_edit', 'compose']
 
 # %% ../nbs/11_edits.ipynb #74449054
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -111,9 +111,17 @@ class EditedText:
     @classmethod
     def _from_rows(cls, rows: "EditRows") -> "EditedText":
         # rows were cut out of their text, so there is nothing to check, and nothing to make before it is asked for
-        edited = cls.__new__(cls)
-        edited.__dict__.update(source=rows.text, _rows=rows, text=_replaced(rows.text, rows.rows))
+        edited = object.__new__(cls)
+        text = _replaced(rows.text, rows.rows) if rows.written is None else rows.written
+        edited.__dict__.update(source=rows.text, _rows=rows, text=text)
         return edited
+
+    def _columns(self) -> "_Columns":
+        if "edits" not in self.__dict__:
+            starts, ends, targets = zip(*self._rows.rows, strict=True)
+            return starts, ends, [self.source[a:b] for a, b in zip(starts, ends, strict=True)], targets
+        rows = [(edit.start, edit.end, edit.source, edit.target) for edit in self.edits]
+        return tuple(zip(*rows, strict=True)) if rows else ((), (), (), ())  # type: ignore[return-value]
 
     def __getattr__(self, name: str) -> Any:
         if name != "edits" or "_rows" not in self.__dict__:
@@ -148,6 +156,8 @@ class EditedText:
 
 
 _Spans = tuple[list[int], list[int]]
+_Row = tuple[int, int, str]
+_Columns = tuple[Sequence[int], Sequence[int], Sequence[str], Sequence[str]]  # start, end, source, target
 
 
 def _replaced(source: str, rows: Sequence[tuple[int, int, str]]) -> str:
@@ -166,9 +176,22 @@ class EditRows(Sequence[Edit]):
     def __init__(
         self,
         text: str,  # The source
-        rows: list[tuple[int, int, str]],  # Start, end and target of each edit, sorted, apart, and each a change
+        rows: "list[_Row] | Callable[[], Iterable[_Row]]",  # Start, end and target of each edit, sorted, apart, and each a change; or what makes them
+        *,
+        written: str | None = None,  # The text after the edits, where a rule has it already
+        plain: bool = False,  # Whether each target is of letters, digits or signs: not empty, without white space and marks
     ) -> None:
-        self.text, self.rows = text, rows
+        self.text, self.written, self.plain, self._rows = text, written, plain, rows
+
+    @property
+    def rows(self) -> "list[_Row]":
+        "The rows, made where they are first asked for."
+        if callable(self._rows):
+            self._rows = list(self._rows())
+        return self._rows
+
+    def __reduce__(self) -> Any:
+        return _edit_rows, (self.text, self.rows, self.written, self.plain)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,6 +201,10 @@ class EditRows(Sequence[Edit]):
 
     def __getitem__(self, i: Any) -> Any:
         return list(self)[i]
+
+
+def _edit_rows(text: str, rows: list[_Row], written: str | None, plain: bool) -> EditRows:
+    return EditRows(text, rows, written=written, plain=plain)
 
 
 def as_edit(

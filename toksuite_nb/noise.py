@@ -10,26 +10,28 @@ __all__ = ['Rewriting', 'keyboard_proximity', 'character_deletion', 'adjacent_sw
 
 # %% ../nbs/13_noise.ipynb #435c450e
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, compress
 import json
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, NamedTuple
 import unicodedata
 
 import numpy as np
 
-from .edits import Edit
+from .edits import Edit, EditRows
 from toksuite_nb.perturb import (
     NotApplicable,
     Perturbation,
     edit_rows,
     free_places,
     has_protected,
+    later_bits,
     nested_sample,
     register,
+    sample_columns,
     sample_places,
 )
 from .store import atomic_write, data_dir, data_path, register_data
@@ -108,6 +110,7 @@ def like_case(
 
 
 Rewriting = tuple[re.Pattern[str], str]
+_group = re.compile(r"\\(\d)")
 
 
 def compile_rewritings(
@@ -127,7 +130,14 @@ def rewrites(
     low = low if len(low) == len(text) else text
 
     def write(template: str) -> Callable[[re.Match[str]], str]:
-        return lambda match: like_case(match.expand(template), text[match.start() : match.end()], lang)
+        def written(match: re.Match[str]) -> str:
+            found = text[match.start() : match.end()]
+            if like_case(match[0], found, lang) == found:
+                return like_case(match.expand(template), found, lang)
+            # capitals inside, as in "the Sun is": what is kept stands as it was written
+            return _group.sub(lambda group: text[slice(*match.span(int(group[1])))], template)
+
+        return written
 
     return [edit for pattern, template in rules for edit in match_edits(text, pattern, write(template), low)]
 
@@ -287,6 +297,9 @@ def homophones(
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
+_written_tones = {"不": "bù", "一": "yī"}  # spoken otherwise before some tones, but written like this
+
+
 def han_readings(
     text: str,  # Any text
     *,
@@ -299,11 +312,15 @@ def han_readings(
     readings: dict[int, str] = {}
     for run in _han.finditer(text):
         said = lazy_pinyin(run[0], style=Style.TONE if tones else Style.NORMAL, errors=one_by_one)
-        readings |= {run.start() + i: syllable for i, syllable in enumerate(said) if not _han.match(syllable)}
+        readings |= {
+            run.start() + i: (_written_tones.get(run[0][i], syllable) if tones else syllable)
+            for i, syllable in enumerate(said)
+            if not _han.match(syllable)
+        }
     return readings
 
 # %% ../nbs/13_noise.ipynb #46276431
-_few = 400  # code points up to which Python's own loops are faster than numpy's calls
+_few = 16  # edits up to which Python's own loops are faster than numpy's calls
 
 
 @lru_cache(maxsize=16)
@@ -318,58 +335,159 @@ def _word_pattern(lang: str, ascii: bool) -> re.Pattern[str]:
 _latin_letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def _is_letter(character: str) -> bool:
+    return character.isalnum() and not character.isdecimal()
+
+
 @lru_cache(maxsize=8)
-def _letter_kinds(lang: str) -> np.ndarray[Any, Any]:
-    # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types; letters are those of the pattern
-    characters = map(chr, range(0x10000))
-    kinds = np.fromiter((c.isalnum() and not c.isdecimal() for c in characters), np.uint8)
-    kinds[[ord(letter) for letter in key_neighbours(lang)]] = 2
-    return kinds
+def _letter_kinds(lang: str) -> bytes:
+    # per code point: 0 for no letter, 1 for a letter, 2 for one that the keyboard types
+    kinds = bytearray(_is_letter(chr(i)) for i in range(0x10000))
+    for letter in key_neighbours(lang):
+        kinds[ord(letter)] = 2
+    return bytes(kinds)
+
+
+class _Alternatives(NamedTuple):
+    # a table of what is written for a letter or a pair of letters, in arrays; row 0 is for what it does not have
+    row_of: Any  # row of each code point of the basic plane
+    counts: Any  # of each row, how many alternatives it has
+    width: int  # alternatives per row, some of them unused
+    first: Any  # the first letter of each alternative, and the first and second in one number, the second all ones where there is none
+    both: Any
+    narrow: Any  # `both` in two bytes instead of eight; None where not all letters are ASCII
+
+    def drawn(self, rows: Any, which: Any) -> Any:
+        return rows * self.width + (which * self.counts.take(rows)).astype(np.intp)
+
+
+def _alternatives(table: dict[str, list[str]]) -> _Alternatives:
+    width = max(len(others) for others in table.values())
+    row_of, counts = np.zeros(0x10000, np.intp), np.zeros(len(table) + 1)
+    both = np.zeros((len(table) + 1) * width, np.uint64)
+    for row, (letter, others) in enumerate(table.items(), start=1):
+        counts[row] = len(others)
+        if len(letter) == 1:
+            row_of[ord(letter)] = row
+        for k, other in enumerate(others):
+            both[row * width + k] = ord(other[0]) | (ord(other[1]) if len(other) > 1 else 0xFFFFFFFF) << 32
+    plain = all(other.isascii() for others in table.values() for other in others)
+    narrow = (both & 0xFF | both >> 24 & 0xFF00).astype(np.uint16) if plain else None
+    return _Alternatives(row_of, counts, width, both.astype(np.uint32), both, narrow)
+
+
+@lru_cache(maxsize=8)
+def _key_table(lang: str) -> _Alternatives:
+    return _alternatives({letter: list(others) for letter, others in key_neighbours(lang).items()})
 
 
 def _code_points(text: str) -> np.ndarray[Any, Any]:
-    # positions in a table of the basic plane; U+FFFF, which is no character, stands for all beyond
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
-    return np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 0xFFFF)
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
-def _typed_words(letters: str, lang: str) -> list[Any]:
-    kinds = np.zeros(len(letters) + 2, np.uint8)
-    kinds[1:-1] = _letter_kinds(lang)[_code_points(letters)]
-    is_letter = kinds > 0
-    words = (is_letter[1:] != is_letter[:-1]).nonzero()[0].reshape(-1, 2)
-    if len(words) and (kinds == 1).any():
-        words = words[np.maximum.reduceat(kinds, words[:, 0] + 1) == 2]
-    return words.tolist()
+def _looked_up(table: Any, codes: np.ndarray[Any, Any]) -> Any:
+    # tables end with the basic plane; U+FFFF, which is no character, stands for all beyond
+    return table.take(codes if codes.dtype == np.uint8 else np.minimum(codes, 0xFFFF))
+
+
+def _typed_words(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any]:
+    # first and one past the last letter of each word with a letter that the keyboard types
+    table = _letter_kinds(lang)
+    if codes.dtype == np.uint8:
+        kinds = np.frombuffer(b"\0%b\0" % letters.encode().translate(table[:256]), np.uint8)
+    else:
+        kinds = np.zeros(len(letters) + 2, np.uint8)
+        kinds[1:-1] = _looked_up(np.frombuffer(table, np.uint8), codes)
+        if codes.max() > 0xFFFF:
+            for i in (codes > 0xFFFF).nonzero()[0]:
+                kinds[i + 1] = _is_letter(letters[i])
+    is_letter = kinds.astype(bool)
+    ends = (is_letter[1:] != is_letter[:-1]).nonzero()[0]
+    starts, stops = ends[::2], ends[1::2]
+    if 1 in kinds and len(starts):
+        typed = np.maximum.reduceat(kinds, starts + 1) == 2
+        starts, stops = starts[typed], stops[typed]
+    return starts, stops
 
 
 def _keyboard_proximity(
     text: str, lang: str, rng: np.random.Generator, severity: float
 ) -> Sequence[Edit] | NotApplicable:
-    parts, letters, near = clusters(text), skeleton(text), key_neighbours(lang)
+    parts, letters = clusters(text), skeleton(text)
     if lang == "zh":
-        slips = _key_slips(parts, near, rng) + _input_method_slips(text, parts, rng)
+        slips = _key_slips(parts, key_neighbours(lang), rng) + _input_method_slips(text, parts, rng)
         return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
-    few = len(letters) < _few
-    found = list(_word_pattern(lang, letters.isascii()).finditer(letters)) if few else _typed_words(letters, lang)
-    if not found:
+    if len(letters) < 400 and severity * len(letters) < 6 * _few and not has_protected(text):
+        words = list(_word_pattern(lang, letters.isascii()).finditer(letters))
+        if not words:
+            return NotApplicable("no letter that this keyboard types")
+        return _kept_gaps(text, parts, _few_slips(letters, words, key_neighbours(lang), rng, severity))
+    codes = _code_points(letters)
+    starts, stops = _typed_words(letters, codes, lang)
+    if not len(starts):
         return NotApplicable("no letter that this keyboard types")
-    words: Any = found
     if has_protected(text):
-        words, few = free_places(text, [word.span() for word in found] if few else found), False
+        free = free_places(text, np.column_stack((starts, stops)))
+        starts, stops = np.array(free, np.intp).reshape(-1, 2).T
+    hit, others = _many_slips(letters, codes, starts, stops, lang, rng, severity)
+    if parts is text:
+        return _written_over(text, codes, hit, others, _key_table(lang).narrow is not None)
+    return _kept_gaps(text, parts, [(i, chr(other)) for i, other in zip(hit.tolist(), others.tolist(), strict=True)])
+
+
+def _few_slips(
+    letters: str, words: list[re.Match[str]], near: dict[str, str], rng: np.random.Generator, severity: float
+) -> list[tuple[int, str]]:
     made = []
     for k, where, which in sample_places(len(words), rng, severity):
-        start, end = words[k].span() if few else words[k]
+        start, end = words[k].span()
         i = start + int(where * (end - start))
         others = near.get(letters[i])
         if others is None:
             i = _typed_letter(letters, near, start, end, where)
             others = near[letters[i]]
-        made.append((i, i + 1, others[int(which * len(others))]))
-    if parts is not text:  # what trails a letter stays in its gap
-        made = [(i, end, other + bare_letter(parts[i])[1]) for i, end, other in made]
-    return edit_rows(text, made)
+        made.append((i, others[int(which * len(others))]))
+    return made
+
+
+def _many_slips(
+    letters: str, codes: Any, starts: Any, stops: Any, lang: str, rng: np.random.Generator, severity: float
+) -> tuple[Any, Any]:
+    # the same, in columns
+    chosen, keys = sample_columns(len(starts), rng, severity)
+    if len(chosen) < len(starts):
+        starts, stops = starts[chosen], stops[chosen]
+    where = later_bits(keys, 23)
+    hit, table = starts + (where * (stops - starts)).astype(np.intp), _key_table(lang)
+    rows = _looked_up(table.row_of, codes.take(hit))
+    if not rows.all():  # a letter that the keyboard does not type, in a word with others
+        for k in (rows == 0).nonzero()[0]:
+            hit[k] = _typed_letter(letters, key_neighbours(lang), starts[k], stops[k], float(where[k]))
+        rows = _looked_up(table.row_of, codes.take(hit))
+    return hit, table.first.take(table.drawn(rows, later_bits(keys, 38)))
+
+
+def _kept_gaps(text: str, parts: Sequence[str], made: list[tuple[int, str]]) -> Sequence[Edit]:
+    # what trails a letter stays in its gap
+    if parts is text:
+        return EditRows(text, [(i, i + 1, other) for i, other in made], plain=True)
+    return edit_rows(text, [(i, i + 1, other + bare_letter(parts[i])[1]) for i, other in made])
+
+
+def _written_over(text: str, codes: np.ndarray[Any, Any], places: Any, letters: Any, plain: bool) -> EditRows:
+    # one letter for one
+    narrow = plain and codes.dtype == np.uint8
+    after = codes.copy() if narrow else codes.astype(np.uint32)
+    after[places] = letters
+    written = after.tobytes().decode("ascii" if narrow else "utf-32-le")
+
+    def rows() -> Iterator[tuple[int, int, str]]:
+        at = places.tolist()
+        return zip(at, [i + 1 for i in at], map(chr, letters.tolist()), strict=True)
+
+    return EditRows(text, rows, written=written, plain=True)
 
 
 def _typed_letter(letters: str, near: dict[str, str], start: int, end: int, where: float) -> int:
@@ -414,12 +532,20 @@ keyboard_proximity = register(Perturbation(
     source="TokSuite keyboard_proximity_errors; layouts of xkeyboard-config; pypinyin for Chinese", edit=_keyboard_proximity))  # fmt: skip
 
 # %% ../nbs/13_noise.ipynb #f150f6f6
+def _deleted(parts: Sequence[str], i: int) -> Edit:
+    # a joiner stays in its gap, and so goes over to the letter before
+    joiner = bare_letter(parts[i])[1]
+    return (
+        Edit(i - 1, i + 1, parts[i - 1] + parts[i], parts[i - 1] + joiner) if joiner else Edit(i, i + 1, parts[i], "")
+    )
+
+
 def _character_deletion(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     parts, places = graphemes(text), []
     for run in letter_runs(parts):
         if len(run) >= 3:
             i = int(rng.integers(run.start + 1, run.stop))
-            places.append(Edit(i, i + 1, parts[i], bare_letter(parts[i])[1]))
+            places.append(_deleted(parts, i))
     return choose_edits(text, places, rng, severity, "no word of three or more letters")
 
 
@@ -449,7 +575,7 @@ adjacent_swap = register(Perturbation(
 def _typing_errors(parts: list[str], near: dict[str, str], run: range, rng: np.random.Generator) -> list[Edit]:
     i = int(rng.integers(run.start + 1, run.stop))
     letter, joiner = bare_letter(parts[i])
-    kinds = [Edit(i, i + 1, parts[i], joiner)] if len(run) >= 4 else []
+    kinds = [_deleted(parts, i)] if len(run) >= 4 else []
     if letter in near:
         other = near[letter][rng.integers(len(near[letter]))]
         kinds += [Edit(i, i + 1, parts[i], other + joiner), Edit(i, i, "", other)]
@@ -513,56 +639,102 @@ def scan_confusions(
 
 
 @lru_cache(maxsize=8)
-def _single_shapes(lang: str) -> bytes:
-    # one byte for each code point of the basic plane: whether it is a confusable shape
-    marks = bytearray(0x10000)
-    for shape in scan_confusions(lang):
-        if len(shape) == 1:
-            marks[ord(shape)] = 1
-    return bytes(marks)
+def _shape_table(lang: str) -> tuple[_Alternatives, re.Pattern[str] | None, dict[str, int]]:
+    # and a pattern of the pairs, which are looked for before their letters, and the row of each
+    table = scan_confusions(lang)
+    pairs = {shape: row for row, shape in enumerate(table, start=1) if len(shape) == 2}
+    return _alternatives(table), re.compile("|".join(map(re.escape, pairs))) if pairs else None, pairs
 
 
 @lru_cache(maxsize=8)
-def _double_shapes(lang: str) -> re.Pattern[str] | None:
-    doubles = [re.escape(shape) for shape in scan_confusions(lang) if len(shape) == 2]
-    return re.compile("|".join(doubles)) if doubles else None
-
-
-def _shapes(letters: str, lang: str) -> tuple[list[int], set[int]]:
-    # where the confusable shapes begin, and which of them are pairs, which come before their letters
-    marks = _single_shapes(lang)
-    if letters.isascii():
-        found = bytearray(letters.encode().translate(marks[:256]))
-    else:
-        table = np.frombuffer(marks, np.uint8)
-        found = bytearray(table[_code_points(letters)].tobytes())
-    pairs = _double_shapes(lang)
-    firsts = [match.start() for match in pairs.finditer(letters)] if pairs else []
-    for i in firsts:
-        found[i], found[i + 1] = 1, 0
-    return list(compress(range(len(found)), found)), set(firsts)
+def _single_shapes(lang: str) -> bytes:
+    # one byte for each ASCII character: whether it is a confusable shape
+    return bytes(chr(i) in scan_confusions(lang) for i in range(256))
 
 
 def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
-    parts, letters, table = clusters(text), skeleton(text), scan_confusions(lang)
-    starts, pairs = _shapes(letters, lang)
+    parts, letters = clusters(text), skeleton(text)
+    protected = has_protected(text)
+    if len(letters) < 400 and severity * len(letters) < 1.5 * _few and letters.isascii() and not protected:
+        few = _few_misread(letters, lang, rng, severity)
+        return few if isinstance(few, NotApplicable) else _kept_pairs(text, parts, few)
+    codes = _code_points(letters)
+    shapes, starts, pairs = _shapes(letters, codes, lang)
+    if not len(starts):
+        return NotApplicable("no shape that a scanner confuses")
+    if protected:
+        free = free_places(text, np.column_stack((starts, starts + np.isin(starts, pairs) + 1)))
+        starts = np.array([start for start, _ in free], np.intp)
+    chosen, keys = sample_columns(len(starts), rng, severity)
+    if len(chosen) < len(starts):
+        starts = starts[chosen]
+    table = _shape_table(lang)[0]
+    drawn = table.drawn(shapes.take(starts), later_bits(keys, 23))
+    seconds = np.intersect1d(pairs, starts, assume_unique=True) + 1 if len(pairs) else starts[:0]
+
+    def misread() -> Iterator[tuple[int, int, str]]:
+        ends = starts + np.isin(starts, seconds - 1) + 1
+        said = map(_letters_of, table.both.take(drawn).tolist())
+        return zip(starts.tolist(), ends.tolist(), said, strict=True)
+
+    if parts is text:
+        written = _misread(codes, starts, drawn, seconds, table)
+        return EditRows(text, misread, written=written, plain=True)
+    return _kept_pairs(text, parts, misread())
+
+
+def _few_misread(
+    letters: str, lang: str, rng: np.random.Generator, severity: float
+) -> list[tuple[int, int, str]] | NotApplicable:
+    found, pattern = bytearray(letters.encode().translate(_single_shapes(lang))), _shape_table(lang)[1]
+    pairs = {match.start() for match in pattern.finditer(letters)} if pattern else set()
+    for i in pairs:
+        found[i], found[i + 1] = 1, 0
+    starts, misread, table = list(compress(range(len(found)), found)), [], scan_confusions(lang)
     if not starts:
         return NotApplicable("no shape that a scanner confuses")
-    if has_protected(text):
-        starts = [start for start, _ in free_places(text, [(i, i + 2 if i in pairs else i + 1) for i in starts])]
-    misread = []
     for k, which, _ in sample_places(len(starts), rng, severity):
         start = starts[k]
         end = start + 2 if start in pairs else start + 1
         read = table[letters[start:end]]
         misread.append((start, end, read[int(which * len(read))]))
-    if parts is not text:  # a joiner inside of a pair keeps its letters apart
-        misread = [
-            (start, end, other + bare_letter(parts[end - 1])[1])
-            for start, end, other in misread
-            if end - start == 1 or not bare_letter(parts[start])[1]
-        ]
-    return edit_rows(text, misread)
+    return misread
+
+
+def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any, Any]:
+    # per code point the row of the shape that begins there, 0 for none; where shapes begin; and where pairs do
+    table, pattern, row_of_pair = _shape_table(lang)
+    rows, firsts = _looked_up(table.row_of, codes), np.zeros(0, np.intp)
+    found = [(m.start(), row_of_pair[m[0]]) for m in pattern.finditer(letters)] if pattern else []
+    if found:
+        firsts, pair_rows = np.array(found, np.intp).T
+        rows[firsts], rows[firsts + 1] = pair_rows, 0
+    return rows, rows.nonzero()[0], firsts
+
+
+def _kept_pairs(text: str, parts: Sequence[str], misread: Iterable[tuple[int, int, str]]) -> Sequence[Edit]:
+    if parts is text:
+        return EditRows(text, list(misread), plain=True)
+    # a joiner inside of a pair keeps its letters apart
+    kept = [row for row in misread if row[1] - row[0] == 1 or not bare_letter(parts[row[0]])[1]]
+    return edit_rows(text, [(start, end, other + bare_letter(parts[end - 1])[1]) for start, end, other in kept])
+
+
+def _letters_of(both: int) -> str:
+    first, second = both & 0xFFFFFFFF, both >> 32
+    return chr(first) if second == 0xFFFFFFFF else chr(first) + chr(second)
+
+
+def _misread(codes: np.ndarray[Any, Any], starts: Any, drawn: Any, seconds: Any, table: _Alternatives) -> str:
+    # room for two letters in the place of each; all ones where there is none
+    if table.narrow is not None and codes.dtype == np.uint8:
+        cells = codes | np.uint16(0xFF00)
+        cells[starts], cells[seconds] = table.narrow.take(drawn), 0xFFFF
+        return cells.tobytes().translate(None, b"\xff").decode("ascii")
+    cells = codes | np.uint64(0xFFFFFFFF << 32)
+    cells[starts], cells[seconds] = table.both.take(drawn), np.uint64(2**64 - 1)
+    flat = cells.astype("<u8").view("<u4")
+    return flat[flat != 0xFFFFFFFF].tobytes().decode("utf-32-le")
 
 
 ocr_errors = register(Perturbation(
@@ -588,6 +760,7 @@ def _look_alikes() -> dict[str, list[str]]:
             kept = [o for o in block if o not in _unlike and unicodedata.category(o) == unicodedata.category(letter)]
         else:
             kept = [o for o in others if _han.fullmatch(letter) and "\u2e80" <= o <= "\u2fdf"]
+            kept = [o for o in kept if unicodedata.normalize("NFKC", o) in (o, letter)]  # 土 is not the radical of 士
         if kept:
             table[letter] = sorted(kept)
     return table

@@ -218,7 +218,7 @@ _number_in_text = re.compile(
 _number_in_chinese = re.compile(
     rf"(?<![{_foreign}\d.,:/\-−%{_apart}])(?P<left>)(?P<minus>[-−])?(?P<number>{_numeral})(?P<right>[%％])?(?P<mark>)(?![{_foreign}\d%{_apart}]|[.,:/\-−]\w)"
 )
-_zh_measures = "个个只条天年点分秒位本次杯张件辆头匹米块种倍小周岁人元斤公千万亿"
+_zh_measures = "个只条天年点分秒位本次杯张件辆头匹米块种倍小周岁人元斤公千万亿份项支座套把名对双部家门句朵棵群组台瓶碗盒颗根滴口间幅首篇艘架盏袋"
 _percent = {"en": "{} percent", "fa": "{} درصد", "it": "{} per cento", "tr": "yüzde {}", "zh": "百分之{}"}
 
 
@@ -432,8 +432,18 @@ def _months(lang: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-@lru_cache(maxsize=4)
+_persian_months = str.split("فروردین اردیبهشت خرداد تیر مرداد شهریور مهر آبان آذر دی بهمن اسفند")
+_farsi_months = str.split("ژانویه فوریه مارس آوریل مه ژوئن ژوئیه اوت سپتامبر اکتبر نوامبر دسامبر")
+_persian_before = 1700  # an earlier year is one of the Persian calendar, whose years are about 1400
+
+
+@lru_cache(maxsize=8)
 def _date_pattern(lang: str) -> re.Pattern[str]:
+    if lang == "fa":
+        names = "|".join(_persian_months + _farsi_months)
+        numeric = r"(?P<y1>\d{4})(?P<sep>[/-])(?P<m1>\d{1,2})(?P=sep)(?P<d1>\d{1,2})"
+        named = rf"(?P<d3>\d{{1,2}}) (?P<n3>{names})(?:\u0654?(?: (?P<y3>\d{{4}}))|(?!\u0654))"
+        return re.compile(rf"(?<![\w./٫-])(?:{numeric}|{named})(?![\w\u200c]|[-/.٫]\d)")
     names = "|".join(_months(lang)["wide"])
     iso, numeric, guard = (
         r"(?P<y1>\d{4})-(?P<m1>\d\d)-(?P<d1>\d\d)",
@@ -453,13 +463,15 @@ def _date_pattern(lang: str) -> re.Pattern[str]:
 
 def read_date(
     found: re.Match[str],  # Match of a date
-    lang: str,  # en, it, tr or zh
+    lang: str,  # en, fa, it, tr or zh
 ) -> (
     tuple[int | None, int, int] | None
 ):  # Year, or None if it is not written, month and day; None if there is no such day or it is ambiguous
     "What a written date says."
     parts = {key: value for key, value in found.groupdict().items() if value}
     year = next((int(parts[key]) for key in ("y1", "y2", "y3", "y4") if key in parts), None)
+    if lang == "fa":
+        return _farsi_date(parts, year)
     if "a" in parts:
         a, b = int(parts["a"]), int(parts["b"])
         if lang == "en" and max(a, b) <= 12:
@@ -470,24 +482,58 @@ def read_date(
         wide = [month.casefold() for month in _months(lang)["wide"]]
         month = wide.index(name.casefold()) + 1 if name else int(parts.get("m1") or parts["m3"])
         day = int(next(parts[key] for key in ("d1", "d3", "d4") if key in parts))
-    try:
-        date(year or 2000, month, day)
-    except ValueError:
+    return (year, month, day) if _exists(year or 2000, month, day) else None
+
+
+def _farsi_date(parts: dict[str, str], year: int | None) -> tuple[int | None, int, int] | None:
+    name = parts.get("n3", "")
+    persian = name in _persian_months if name else year is not None and year < _persian_before
+    months = _persian_months if persian else _farsi_months
+    month, day = months.index(name) + 1 if name else int(parts["m1"]), int(parts.get("d1") or parts["d3"])
+    if year is not None and (year < _persian_before) != persian:
         return None
-    return year, month, day
+    # the Persian year has six months of 31 days and six of 30, of which the last lacks one in most years
+    last = 31 if month <= 6 else 30
+    possible = 1 <= month <= 12 and (1 <= day <= last if persian else _exists(year or 2000, month, day))
+    return (year, month, day) if possible else None
+
+
+def _exists(year: int, month: int, day: int) -> bool:
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
 
 
 def date_forms(
     year: int | None,  # Year, or None for day and month only
     month: int,  # 1 to 12
     day: int,  # 1 to 31
-    lang: str,  # en, it, tr or zh
+    lang: str,  # en, fa (a year before 1700, or none, is of the Persian calendar), it, tr or zh
 ) -> list[str]:  # The common forms, the year last in most
     "The ways to write a date in a language."
     return list(dict.fromkeys(_date_forms(year, month, day, lang)))  # the two names of May are one
 
 
-def _date_forms(year: int | None, month: int, day: int, lang: str) -> list[str]:
+def _farsi_forms(year: int | None, name: str, month: int, day: int) -> list[str]:
+    said = number_words(day, "fa")
+    ordinal = said[:-2] + "سوم" if said.endswith("سه") else f"{said}\u200cام" if said.endswith("ی") else f"{said}م"
+    named = [f"{day} {name}", f"{ordinal} {name}"]
+    if year is None:
+        return named
+    return [f"{form} {year}" for form in named] + [
+        f"{year}/{month:02}/{day:02}",
+        f"{year}/{month}/{day}",
+        f"{year}-{month:02}-{day:02}",
+    ]
+
+
+def _date_forms(year: int | None, month: int, day: int, lang: str, name: str = "") -> list[str]:
+    if lang == "fa":
+        names = _farsi_months if year and year >= _persian_before else _persian_months
+        forms = _farsi_forms(year, name or names[month - 1], month, day)
+        return [form.translate(str.maketrans("0123456789", "۰۱۲۳۴۵۶۷۸۹")) for form in forms]
     if lang == "zh":
         spoken = number_words(month, "zh") + "月" + number_words(day, "zh") + "日"
         if year is None:
@@ -522,7 +568,11 @@ def _date_formats(text: str, lang: str, rng: np.random.Generator, severity: floa
         if read is None:
             return None
         ending = str(read[0]) if text[found.end() : found.end() + 1] in ("'", "’") else ""
-        return _preferred(_date_forms(*read, lang), order, lambda form: form != found[0] and form.endswith(ending))
+        forms = _date_forms(*read, lang, found.groupdict().get("n3") or "")
+        if any(c in "0123456789" for c in found[0]):
+            forms = [form.translate(_ascii_digits) for form in forms]
+        kept = found[0].replace("\u0654", "")  # the mark of the ezafe on a month's name is no other form
+        return _preferred(forms, order, lambda form: form != kept and form.endswith(ending))
 
     return choose_edits(
         text,
@@ -534,7 +584,7 @@ def _date_formats(text: str, lang: str, rng: np.random.Generator, severity: floa
 
 
 date_formats = register(Perturbation(
-    name="date_formats", category="notation", langs=("en", "it", "tr", "zh"), unit="share of dates",
+    name="date_formats", category="notation", langs=("en", "fa", "it", "tr", "zh"), unit="share of dates",
     source="TokSuite date_formats; names of months from CLDR", edit=_date_formats))  # fmt: skip
 
 # %% ../nbs/17_notation.ipynb #1339caec
@@ -590,7 +640,7 @@ numerical_formats = register(Perturbation(
 
 # %% ../nbs/17_notation.ipynb #a0b96595
 _money = {"en": ("$=dollars=USD", "€=euros=EUR", "£=pounds=GBP"), "it": ("$=dollari=USD", "€=euro=EUR", "£=sterline=GBP"), "tr": ("₺=lira=TL", "$=dolar=USD", "€=avro=EUR"),
-          "fa": ("$=دلار=USD", "€=یورو=EUR", "﷼=ریال=IRR"), "zh": ("¥=元=RMB", "$=美元=USD", "€=欧元=EUR")}  # fmt: skip
+          "fa": ("$=دلار=USD", "€=یورو=EUR", "﷼=ریال=IRR"), "zh": ("¥=元=RMB", "￥=元=RMB", "$=美元=USD", "€=欧元=EUR")}  # fmt: skip
 _amount = r"[0-9۰-۹]+(?:[.,٬٫][0-9۰-۹]+)*"
 
 
@@ -609,7 +659,7 @@ def _price_pattern(lang: str) -> re.Pattern[str]:
     )
     start, end = ("A-Za-z0-9", "") if lang == "zh" else (r"\w", r"(?![\w\u200c])")
     return re.compile(
-        rf"(?<![{start}$€£₺¥﷼.,])(?:(?P<before>{before})(?P<n1>{_amount})(?![{start}]|[.,]\d)|(?P<n2>{_amount})(?P<after>{after}){end})"
+        rf"(?<![{start}$€£₺¥￥﷼.,])(?:(?P<before>{before})(?P<n1>{_amount})(?![{start}]|[.,]\d)|(?P<n2>{_amount})(?P<after>{after}){end})"
     )
 
 

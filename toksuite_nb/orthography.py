@@ -178,13 +178,53 @@ class PersianReading:
 
 @lru_cache(maxsize=1)
 def _persian_words() -> dict[str, tuple[str, str, str]]:
-    lines = data_path("perturb/fa_words.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    rows = [line.split("\t") for line in lines]
-    return {_harakat.sub("", vocalised): (vocalised, finglish, kind) for vocalised, finglish, kind in rows}
+    rows = [line.split("\t") for line in _lines("fa_words") + _conjugated()]
+    known: dict[str, tuple[str, str, str]] = {}
+    for vocalised, finglish, kind in rows:
+        known.setdefault(_harakat.sub("", vocalised), (vocalised, finglish, kind))
+    return known
 
 
-_persian_endings = (("\u200cهای", "haye", "ezafe"), ("های", "haye", "ezafe"), ("\u200cها", "ha", "noun"), ("ها", "ha", "noun"),
-                    ("\u0654", "ye", "ezafe"), ("\u200cای", "i", "noun"))  # fmt: skip
+def _lines(table: str) -> list[str]:
+    return data_path(f"perturb/{table}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+
+
+_persons = (("َم", "am"), ("ی", "i"), ("َد", "ad"), ("یم", "im"), ("ید", "id"), ("َند", "and"))
+
+
+def _conjugated() -> list[str]:
+    # present with می, subjunctive with ب, past, imperfect and perfect, and what negates them
+    forms = []
+    for line in _lines("fa_verbs"):
+        present, said, past, spoken = line.split("\t")
+        opens = present[0] in "آاُ" or present[0] == "ا"
+        for ending, heard in _persons:
+            glide = "ی" if present[-1] in "او" and said[-1] in "aou" else ""
+            tail = present + glide + ending, said + "y" * (glide != "") + heard
+            forms += [(f"می‌{tail[0]}", f"mi{tail[1]}"), (f"نِمی‌{tail[0]}", f"nemi{tail[1]}")]
+            if not opens:
+                forms += [(f"بِ{tail[0]}", f"be{tail[1]}"), (f"نَ{tail[0]}", f"na{tail[1]}")]
+            ending, heard = ("", "") if heard == "ad" else (ending, heard)
+            forms += [
+                (past + ending, spoken + heard),
+                (f"می‌{past}{ending}", f"mi{spoken}{heard}"),
+                (f"نِمی‌{past}{ending}", f"nemi{spoken}{heard}"),
+            ]
+            if not opens:
+                forms.append((f"نَ{past}{ending}", f"na{spoken}{heard}"))
+        forms += [(past + "ه", spoken + "e"), (past + "ه‌اَند", spoken + "eand"), (past + "ه‌اَم", spoken + "eam")]
+    return ["\t".join((*form, "verb")) for form in forms]
+
+
+# an ending, with its vowels, in Latin letters, the class of the word that it makes, and the last letters of the stems that take it
+_persian_endings = (
+    ("\u200cهایی", "\u200cهایی", "hayi", "noun", ""), ("\u200cهایش", "\u200cهایَش", "hayash", "noun", ""), ("\u200cهایم", "\u200cهایَم", "hayam", "noun", ""),
+    ("\u200cهای", "\u200cهای", "haye", "ezafe", ""), ("های", "های", "haye", "ezafe", ""), ("\u200cها", "\u200cها", "ha", "noun", ""), ("ها", "ها", "ha", "noun", ""),
+    ("\u0654", "\u0654", "ye", "ezafe", ""), ("\u200cای", "\u200cای", "i", "noun", ""), ("\u200cترین", "\u200cتَرین", "tarin", "superlative", ""), ("ترین", "تَرین", "tarin", "superlative", ""),
+    ("\u200cتر", "\u200cتَر", "tar", "noun", ""), ("تر", "تَر", "tar", "noun", ""), ("\u200cام", "\u200cاَم", "am", "noun", ""), ("\u200cاش", "\u200cاَش", "ash", "noun", ""),
+    ("مان", "ِمان", "eman", "noun", "-"), ("شان", "ِشان", "eshan", "noun", "-"), ("ی", "ی", "i", "noun", "-"), ("م", "َم", "am", "noun", "-"), ("ش", "َش", "ash", "noun", "-"),
+    ("ی", "ی", "ye", "ezafe", "او"),
+)  # fmt: skip
 
 
 def read_word(
@@ -194,14 +234,22 @@ def read_word(
     known = _persian_words()
     if word in known:
         return known[word]
-    for ending, finglish, kind in _persian_endings:
+    for ending, vocalised, finglish, kind, last in _persian_endings:
         stem = word[: -len(ending)]
-        if word.endswith(ending) and stem in known:
-            return known[stem][0] + ending, known[stem][1] + finglish, kind
+        if not word.endswith(ending) or stem not in known or known[stem][2] not in ("noun", "name", "light"):
+            continue
+        if last == "" or (stem[-1] in last if last != "-" else stem[-1] not in "اویه"):
+            return known[stem][0] + vocalised, known[stem][1] + finglish, kind
     return ()
 
 # %% ../nbs/14_orthography.ipynb #28fadd29
-_ordinal_heads = frozenset(("سال", "حاصل‌ضرب"))  # nouns that take a number with an ezafe
+_ordinal_heads = frozenset(
+    ("سال", "روز", "ساعت", "قرن", "عدد", "شماره", "حاصل‌ضرب", "قیمت", "مسافت")
+)  # nouns that take a number with an ezafe
+
+
+_possessors = frozenset(("من", "تو", "ما", "شما", "آنها", "آن‌ها", "ایشان", "خود", "خودم"))
+_light_verb = re.compile("کن|کرد|شو|شد|زن|زد|ده|داد|گیر|گرفت")  # verbs that make one verb with the noun before them
 
 
 def read_persian(
@@ -216,9 +264,10 @@ def read_persian(
     read: list[PersianReading | tuple[int, int]] = []
     for i, ((start, end), row) in enumerate(zip(spans, rows, strict=True)):
         adjacent = i + 1 < len(spans) and "".join(parts[end : spans[i + 1][0]]) == " "
-        number = words[i] in _ordinal_heads and "".join(parts[end : end + 2]).strip().isdigit()
+        numeral = (adjacent and kinds[i + 1] == "numeral") or "".join(parts[end : end + 2]).strip().isdigit()
+        number = words[i] in _ordinal_heads and numeral and (i == 0 or kinds[i - 1] not in ("determiner", "numeral"))
         counted = i > 0 and kinds[i - 1] == "numeral" and i + 1 < len(words) and words[i + 1] in ("بعد", "پیش", "قبل")
-        bound = number or (adjacent and not counted and _binds(kinds[i : i + 3]))
+        bound = number or (adjacent and not counted and _binds(words[i : i + 3], kinds[i : i + 3]))
         if row:
             ezafe = bound and kinds[i] == "noun" and row[1][-1] not in "auo"
             read.append(PersianReading(start, end, row[0], row[1], row[2], ezafe))
@@ -227,9 +276,13 @@ def read_persian(
     return read
 
 
-def _binds(kinds: Sequence[str]) -> bool:
+def _binds(words: Sequence[str], kinds: Sequence[str]) -> bool:
+    # a word and up to two more: whether the first takes an ezafe
     following, beyond = kinds[1], kinds[2] if len(kinds) > 2 else ""
-    return following == "determiner" or (following in ("noun", "name", "ezafe") and beyond != "copula")
+    if following == "determiner" or words[1] in _possessors:
+        return True
+    compound = beyond == "verb" and _light_verb.search(words[2]) is not None
+    return following in ("noun", "name", "ezafe") and beyond != "copula" and not compound
 
 # %% ../nbs/14_orthography.ipynb #8cd6263b
 _latin_signs = str.maketrans("۰۱۲۳۴۵۶۷۸۹٫٬،؛؟٪", "0123456789.,,;?%")
@@ -332,8 +385,9 @@ def _addable(text: str, parts: Sequence[str], lang: str) -> list[Edit]:
     if lang == "fa":
         for word in read_persian(text):
             if isinstance(word, PersianReading):
-                kasra = "\u0650" if word.ezafe and word.finglish[-1] not in "ei" else ""
-                places.append(Edit(word.start, word.end, "".join(parts[word.start : word.end]), word.vocalised + kasra))
+                # a silent he takes a small ye, every other letter a kasra
+                mark = "" if not word.ezafe else "\u0654" if word.finglish[-1] == "e" else "\u0650"
+                places.append(Edit(word.start, word.end, "".join(parts[word.start : word.end]), word.vocalised + mark))
     else:
         runs = letter_runs(parts)
         words = ["".join(parts[run.start : run.stop]) for run in runs]
@@ -428,10 +482,22 @@ def _farsi_spacing(parts: list[str], rng: np.random.Generator) -> list[Edit]:
     return places
 
 
+# characters that are words by themselves; others that no listed word holds are part of a name
+_one_character_words = frozenset(
+    "的地得了着过吗呢吧啊是有在和与或及从到对把被给让用以为向往由于比跟同而但却也都就才又再还很最更太真不没会能可要想应该"
+    "我你他她它您这那哪谁每各某本此上下里外前后左右中内间年月日天时分秒点个只条位本次杯张件辆头匹块种倍岁名份座套支双对部家口"
+    "一二三四五六七八九十百千万亿两几多少半大小高低长短新旧好坏快慢冷热红黄蓝绿白黑"
+    "人山水火土木金石河海湖江树花草鸟鱼狗猫牛马羊猪鸡鸭虎龙蛇虫手脚头眼口耳心书笔纸字词门窗车船路桥楼房床灯茶酒饭菜肉米油盐糖"
+    "来去走跑飞坐站看听说读写吃喝买卖做叫找拿打开关住学教问答想爱数等加减乘除求"
+)
+
+
 def _chinese_spacing(parts: list[str]) -> list[Edit]:
-    inside = {i for word in han_words(parts) for i in word[1:]}
-    han = ["\u3400" <= part[0] <= "\u9fff" for part in parts]
-    return [Edit(i, i, "", " ") for i in range(1, len(parts)) if han[i - 1] and han[i] and i not in inside]
+    # a gap lies between two words, never within a name that the list does not have
+    words = han_words(parts)
+    inside, listed = {i for word in words for i in word[1:]}, {i for word in words for i in word}
+    ends = [i in listed or part in _one_character_words for i, part in enumerate(parts)]
+    return [Edit(i, i, "", " ") for i in range(1, len(parts)) if ends[i - 1] and ends[i] and i not in inside]
 
 
 def _word_spacing(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
@@ -493,12 +559,12 @@ _italian_patterns = [
     *((rf"{accented}\b", bare) for accented, bare in zip("àèéìòù", "aeeiou", strict=True)),
 ]  # fmt: skip
 _turkish_patterns = [
-    (r"\b(?!(?:hafta|nokta|pasta|posta|usta|hasta|tahta|liste)\b)(\w+[fstkçşhp])t([ae](?:n|ki\w*)?|[ıiuü]r)\b", r"\1d\2"),
+    (r"\b(?!(?:hafta|nokta|pasta|posta|usta|hasta|tahta|liste|\w+istan)\b)(\w+[fstkçşhp])t([ae](?:n|ki\w*)?|[ıiuü]r)\b", r"\1d\2"),
     (r"(?<=[fstkçşhp]['’])t(?=[ae]n?\b|[ıiuü]r\b)", "d"),
     (r"(?<=[aeıioöuü][bcçdfgğhjklmnprsştvyz][aeıioöuü])ğ(?=[ıiuü](?:n\w*)?\b)", "k"),
     (r"(?<=[aeıioöuü][bcçdfgğhjklmnprsştvyz][aeıioöuü])b(?=[ıiuü](?:n\w*)?\b)", "p"),
     (r"(?<=\wn)g(?=[ıiuü]\b)", "k"), (r"(?<=[aeıioöuü])([ksmrfbdyz])\1(?=[aeıioöuü])", r"\1"), (r"(?<=\w)['’](?=[a-zçğıöşü])", ""),
-    (r"(?<=[oöaeuü])ğ(?=[rm])", ""), (r"(?<=\bde)ğ(?=il)", ""), (r"(?<=\be)ğ(?=er\b)", ""), (r"\b(her|bir) şey", r"\1şey"), (r"\bhiçbir\b", "hiç bir"),
+    (r"(?<=[oöaeuü])ğ(?=[rm]\w\w)", ""), (r"(?<=\bde)ğ(?=il)", ""), (r"(?<=\be)ğ(?=er\b)", ""), (r"\b(her|bir) şey", r"\1şey"), (r"\bhiçbir\b", "hiç bir"),
     (r"\bbirkaç\b", "bir kaç"), (r"\bbirçok\b", "bir çok"), (r" (m[ıiuü](?:d[ıiuü]r)?)\b", r"\1"), (r"\bya da\b", "yada"),
 ]  # fmt: skip
 
@@ -544,7 +610,7 @@ _grammar = {
         (r"(?<=[a-z] )in (?=(?:italia|francia|spagna|europa)\b)", "a "),
     ],
     "tr": [
-        (r"\b(\w{2,}[dt][ae])ki(\w*)\b", r"\1 ki\2"), (r"['’](?=[dt][ae]n?\b)", " "), (r"(?<=\w{3}) (d[ae])\b", r"\1"),
+        (r"\b(\w{2,}[dt][ae])ki(\w*)\b", r"\1 ki\2"), (r"['’](?=[dt][ae]n?\b)", " "), (r"(?<=\w{3}) (d[ae])\b(?! vinci\b)", r"\1"),
         (r"(?<=\w{2})(?<!\bdo)lar(?=\b|ı|d)", "ler"), (r"(?<=\w{2})ler(?=\b|i|d)", "lar"), (r"\bsayısı\b", "sayıları"),
         *((rf"(?<={before})([dt]){a}r\b", rf"\1{b}r") for before in (r"\w{3}", "['’]") for a, b in ("ıi", "iı", "uü", "üu")),
         (r"(?<=\w{3})(?<!mey)(?<!zin)dan\b", "den"), (r"(?<=\w{3})den\b", "dan"),

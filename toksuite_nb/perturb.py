@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'Draws', 'nested_sample', 'sample_places',
-           'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline', 'perturb_items', 'not_applied',
-           'perturbations']
+           'sample_columns', 'later_bits', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
+           'perturb_items', 'not_applied', 'perturbations', 'SideBySide', 'side_by_side']
 
 # %% ../nbs/12_perturb.ipynb #ca7bcff2
 from bisect import bisect_left, bisect_right
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, wraps
 from hashlib import blake2b
+from html import escape
 from importlib import import_module
 from itertools import accumulate, chain, repeat
 from math import ceil, isfinite
@@ -325,8 +326,29 @@ def _allowed(text: str, edits: Sequence[Edit], protects: bool) -> list[Edit]:
         edit
         for edit in edits
         if edit.source != edit.target
+        and not _fuses(parts, edit, parts is text)
         and ((head < edit.start and edit.end < tail) or not _moves_edge(parts, head, tail, edit))
     ]
+
+
+_clinging = regex.compile(
+    r"[\r\p{GCB=EX}\p{GCB=ZWJ}\p{GCB=SM}\p{GCB=PP}\p{GCB=RI}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{GCB=LV}\p{GCB=LVT}]"
+)
+_unseen = regex.compile(r"[\p{Cf}\u034f]+")
+
+
+def _fuses(parts: Sequence[str], edit: Edit, single: bool) -> bool:
+    # whether the edit makes one grapheme of two, as a space that is taken away from before a lone accent would
+    target = edit.target
+    if single and target.isascii():
+        return False
+    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
+    if not _clinging.search(before[-1:] + target[:1] + target[-1:] + after[:1]):
+        return False
+    if target and _unseen.fullmatch(target):
+        return False  # joiners are put in on purpose
+    ends = set(accumulate(map(len, clusters(before + target + after)), initial=0))
+    return not {len(before), len(before) + len(target)} <= ends
 
 
 def _outside(spans: Sequence[ProtectedSpan], places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -361,30 +383,71 @@ def sample_places(
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
 ) -> list[tuple[int, float, float]]:  # For each place taken, in order: its position, and two numbers in [0, 1)
     "The first share of the places, in a random order that does not depend on `severity`."
+    if count < 100:
+        keys, pack = _shuffled(count, min(count, _share(count, severity * most)), rng)
+        drawn = zip(pack, keys, strict=False)
+        return sorted([(i, key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0) for i, key in drawn])
+    chosen, keys = sample_columns(count, rng, severity, most=most)
+    return list(zip(chosen.tolist(), later_bits(keys, 23).tolist(), later_bits(keys, 38).tolist(), strict=True))
+
+
+def sample_columns(
+    count: int,  # Number of places that can be edited
+    rng: np.random.Generator,  # Generator of the rule
+    severity: float | int,  # Share of the places to take, in [0, 1]
+    *,
+    most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
+) -> tuple[Any, Any]:  # Arrays: positions of the places taken, in order, and the random number of each
+    "The places of `sample_places` as columns; its two numbers are `later_bits` 23 and 38."
     taken = min(count, _share(count, severity * most))
     if count < 100:
-        return _drawn(count, taken, rng)
+        return _shuffled_columns(count, taken, rng)
     keys = rng.random(count)
-    if 0 < taken < count:
-        ordered = keys.copy()
-        ordered.partition(taken - 1)
-        chosen = (keys <= ordered[taken - 1]).nonzero()[0]
-    else:
-        chosen = np.arange(taken)
-    pairs = zip(chosen.tolist(), keys[chosen].tolist(), strict=True)
-    return [(i, key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0) for i, key in pairs]  # bits 24 to 53, and 39 to 53
+    if taken == count:
+        return np.arange(count), keys
+    ordered = keys.copy()
+    ordered.partition(max(taken - 1, 0))
+    chosen = (keys <= ordered[taken - 1]).nonzero()[0] if taken else np.arange(0)
+    return chosen, keys[chosen]
 
 
-def _drawn(count: int, taken: int, rng: np.random.Generator) -> list[tuple[int, float, float]]:
-    # the beginning of a shuffle of all places; `moved` holds those that it has put elsewhere
+def later_bits(
+    keys: Any,  # Array of random numbers in [0, 1)
+    skip: int,  # Leading bits to leave out, of 53
+) -> Any:  # Numbers in [0, 1) from the bits that follow
+    "Further random numbers out of the later bits of some."
+    shifted = keys * 2.0**skip
+    return shifted - np.floor(shifted)
+
+
+def _shuffled(count: int, taken: int, rng: np.random.Generator) -> tuple[list[float], list[int]]:
+    # a number for each place taken, and a pack of all places with those taken on top
     keys = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist()
-    drawn, moved = [], dict[int, int]()
+    pack = list(range(count))
     for first, key in enumerate(keys):
         i = first + int(key * (count - first))
-        drawn.append((moved.get(i, i), key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0))
-        moved[i] = moved.get(first, first)
-    drawn.sort()
-    return drawn
+        pack[first], pack[i] = pack[i], pack[first]
+    return keys, pack
+
+
+def _shuffled_columns(count: int, taken: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    # the same, in columns and sorted
+    keys = np.array(rng.few(taken)) if isinstance(rng, Draws) else rng.random(taken)
+    left, pack = _countdown(count)[:taken], list(range(count))
+    for first, further in enumerate((keys * left).astype(np.intp).tolist()):
+        i = first + further
+        pack[first], pack[i] = pack[i], pack[first]
+    if taken == count:
+        numbers = np.empty(count)
+        numbers[pack] = keys
+        return np.arange(count), numbers
+    order = np.array(pack[:taken], np.intp).argsort()
+    return np.array(pack[:taken], np.intp)[order], keys[order]
+
+
+@cache
+def _countdown(count: int) -> Any:
+    return np.arange(count, 0, -1, dtype=np.float64)
 
 
 def has_protected(
@@ -616,8 +679,16 @@ def _in_form(edits: Iterable[Edit], view: str, text: str) -> list[Edit]:
 
 def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
     # no span to mind, no white space at the edges, and the first and last edit leave none there: then each edit stands as it is
-    text, rows = edits.text, edits.rows
-    if not rows or text[0].isspace() or text[-1].isspace() or _spans(text, protects):
+    text = edits.text
+    if text[0].isspace() or text[-1].isspace() or _spans(text, protects):
+        return False
+    if edits.plain:
+        return True
+    rows = edits.rows
+    if not rows:
+        return False
+    written = "".join([target for _, _, target in rows])
+    if not written.isascii() and _clinging.search(written):
         return False
     (start, _, first), (_, end, last) = rows[0], rows[-1]
     opens = start > 0 or (first != "" and not first[0].isspace())
@@ -769,7 +840,7 @@ class _Version(NamedTuple):
     perturbation: str
     question: str | None
     choices: list[str] | None
-    edits: list[tuple[str, int, int, str, str]] | None  # field, start, end, source, target
+    edits: list[tuple[str, Any]] | None  # field, and columns of its edits: start, end, source, target
     reason: str | None
 
 
@@ -779,16 +850,20 @@ _Versions = list[_Version]
 def _frame(items: pl.DataFrame, versions: list[tuple[int, _Version]], call: _Call) -> pl.DataFrame:
     # columns are a third of the work of rows
     made = [version for _, version in versions]
-    edits = [(k, *edit) for k, version in enumerate(made) for edit in version.edits or ()]
     names = ["row", *(field.name for field in edit_dtype.fields)]
     types = {"row": pl.Int64} | {field.name: field.dtype for field in edit_dtype.fields}
-    columns: Any = zip(*edits, strict=True) if edits else [[]] * len(names)
+    columns: list[list[Any]] = [[] for _ in names]
+    for k, version in enumerate(made):
+        for part, listed in version.edits or ():
+            count = len(listed[0])
+            for column, values in zip(columns, ([k] * count, [part] * count, *listed), strict=True):
+                column += values
     flat = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=types)
-    listed = flat.group_by("row", maintain_order=True).agg(edits=pl.struct(names[1:]))
+    grouped = flat.group_by("row", maintain_order=True).agg(edits=pl.struct(names[1:]))
     applied = pl.DataFrame(
         {"row": range(len(made)), "applied": [version.edits is not None for version in made]},
         schema={"row": pl.Int64, "applied": pl.Boolean},
-    ).join(listed, on="row", how="left", maintain_order="left")
+    ).join(grouped, on="row", how="left", maintain_order="left")
     empty = pl.lit([], dtype=pl.List(edit_dtype))
     found = applied.select(pl.when("applied").then(pl.col("edits").fill_null(empty)))["edits"]
     changed = pl.DataFrame(
@@ -947,7 +1022,7 @@ def _item_id(canonical_id: str, name: str, variant: int, call: _Call) -> str:
 _collisions = ("two options would be the same", "an option would become another option of the canonical item")
 
 
-_Fields = tuple[str, list[str], list[tuple[str, int, int, str, str]]]
+_Fields = tuple[str, list[str], list[tuple[str, Any]]]
 
 
 def _values(row: dict[str, Any], target: str) -> dict[str, str]:
@@ -1012,7 +1087,7 @@ def _fields(
             refused = result if refused is None else refused
             continue
         texts[part] = result.text
-        edits += [(part, e.start, e.end, e.source, e.target) for e in result.edits]
+        edits.append((part, result._columns()))
     if refused is not None and not edits:
         return refused
     choices = [texts.get(f"choices[{i}]", choice) for i, choice in enumerate(row["choices"])]
@@ -1137,3 +1212,62 @@ def _example(perturbation: Perturbation, lang: str) -> str | None:
         if isinstance(result, EditedText):
             return f"{sentence} → {visible(result.text)}"
     return None
+
+# %% ../nbs/12_perturb.ipynb #b2e1d4c3
+@dataclass(frozen=True)
+class SideBySide:
+    "Texts beside their perturbed versions; shown as a table in a notebook."
+
+    rows: tuple[tuple[str, str, str, EditedText | NotApplicable], ...]  # Language, perturbation, text, result
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{lang} {name}: {_shown(text)} → {_shown(result)}" for lang, name, text, result in self.rows)
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><td>{lang}</td><td>{name}</td>{_table_cell(text)}{_table_cell(result)}<td>{_sizes(text, result)}</td></tr>"
+            for lang, name, text, result in self.rows
+        )
+        return f"<table><tr><th></th><th></th><th>as written</th><th>perturbed</th><th>bytes</th></tr>{body}</table>"
+
+
+def side_by_side(
+    texts: Mapping[str, str],  # Language to text
+    names: str | Mapping[str, str],  # Perturbation, or language to perturbation
+    *,
+    seed: int,  # Seed of the run, >= 0
+    severity: float | int = 1.0,  # Strength in [0, 1]
+) -> SideBySide:  # One row per text
+    "What a perturbation makes of a text of each language."
+    chosen = dict.fromkeys(texts, names) if isinstance(names, str) else dict(names)
+    if missing := [lang for lang in texts if lang not in chosen]:
+        raise ValueError(
+            f"side_by_side: names must have a perturbation for each language of texts, got none for {missing}. "
+            "Add it, or pass one name for all."
+        )
+    return SideBySide(
+        tuple(
+            (lang, chosen[lang], text, perturb(text, chosen[lang], lang, seed=seed, severity=severity))
+            for lang, text in texts.items()
+        )
+    )
+
+
+def _shown(result: str | EditedText | NotApplicable) -> str:
+    if isinstance(result, NotApplicable):
+        return f"({result.reason})"
+    return _farsi_gap.sub("\u200c", visible(str(result)))  # between Farsi letters a non-joiner is not hidden
+
+
+_farsi_gap = regex.compile(r"(?<=[\u0600-\u06ff])⟨ZWNJ⟩(?=[\u0600-\u06ff])")
+
+
+def _table_cell(result: str | EditedText | NotApplicable) -> str:
+    shown = _shown(result)
+    rtl = not isinstance(result, NotApplicable) and any("\u0590" <= c <= "\u08ff" for c in shown)
+    return f'<td dir="{"rtl" if rtl else "ltr"}">{escape(shown)}</td>'
+
+
+def _sizes(text: str, result: EditedText | NotApplicable) -> str:
+    before = len(text.encode())
+    return f"{before}" if isinstance(result, NotApplicable) else f"{before} → {len(result.text.encode())}"

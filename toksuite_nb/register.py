@@ -258,10 +258,15 @@ _function_words = {
           "sul sullo sulla sui sugli sulle è sono era fu stato stata ha hanno si che cui e ed",
 }  # fmt: skip
 _elided = r"\b(?:l|d|dell|all|nell|dall|sull)['’](?=\w)"
-_keyword_patterns = {
-    lang: re.compile(rf"(?<![\w'’])(?:{'|'.join(listed.split())})(?!['’\w])(?: |$)| (?:{'|'.join(listed.split())})$" + (f"|{_elided}" if lang == "it" else ""))
-    for lang, listed in _function_words.items()
-}  # fmt: skip
+
+
+def _keyword_pattern(lang: str) -> re.Pattern[str]:
+    # a run at the end goes with the space before it, any other word with the space after it
+    word = rf"(?:{'|'.join(_function_words[lang].split())})(?!['’\w])"
+    return re.compile(rf" (?:{word} )*{word}$|(?<![\w'’]){word}(?: |$)" + (f"|{_elided}" if lang == "it" else ""))
+
+
+_keyword_patterns = {lang: _keyword_pattern(lang) for lang in _function_words}
 
 
 def _search_keywords(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:

@@ -48,19 +48,28 @@ def changed(before: str, after: str) -> int:
     return sum(a != b for a, b in zip(before.split(), after.split(), strict=False))
 
 
+def char_augmenters() -> Any:
+    return pytest.importorskip("nlpaug.augmenter.char", reason="nlpaug 1.1.11 is not installed")
+
+
 def peers() -> dict[str, tuple[Any, float]]:
     "nlpaug's augmenter of each name, and the severity at which ours does the same: one slip in three words of ten."
-    char = pytest.importorskip("nlpaug.augmenter.char", reason="nlpaug 1.1.11 is not installed")
+    char = char_augmenters()
     slips = {"aug_word_p": 0.3, "aug_word_max": None, "aug_char_max": 1}  # its limit of ten words per text is lifted
     keyboard = char.KeyboardAug(include_numeric=False, include_special_char=False, **slips)
     return {"keyboard_proximity": (keyboard, 0.3), "ocr_errors": (char.OcrAug(min_char=1, **slips), 0.065)}
 
 
-def test_characters_per_second_beside_nlpaug():
-    print("\nmedians of characters per second, nlpaug 1.1.11 and ours, at three words in ten")
+def defaults() -> dict[str, tuple[Any, float]]:
+    "Both sides as they come: nlpaug edits ten words of a text at most, ours every word (keyboard) or every confusable shape (OCR)."
+    char = char_augmenters()
+    return {"keyboard_proximity": (char.KeyboardAug(), 1.0), "ocr_errors": (char.OcrAug(), 1.0)}
+
+
+def ratios_to(sides: dict[str, tuple[Any, float]]) -> dict[tuple[str, int], float]:
     ratios = {}
-    for name, (peer, severity) in peers().items():
-        for size in (100, 1_000, 10_000, 100_000):
+    for name, (peer, severity) in sides.items():
+        for size in (100, 300, 1_000, 10_000, 100_000):
             text, calls = english(size), max(1, 10_000 // size)
             ours, theirs = perturb(text, name, "en", seed=0, severity=severity), peer.augment(text)[0]
             assert isinstance(ours, EditedText)
@@ -69,7 +78,7 @@ def test_characters_per_second_beside_nlpaug():
                 lambda m=name, t=text, n=calls, s=severity: [
                     perturb(t, m, "en", seed=i, severity=s).text for i in range(n)
                 ],
-                turns=31 if size <= 1_000 else 7 if size <= 10_000 else 3,
+                turns=21 if size <= 1_000 else 5 if size <= 10_000 else 1,
             )
             rates = [size * calls / t for t in times]
             ratios[name, size] = rates[1] / rates[0]
@@ -77,16 +86,34 @@ def test_characters_per_second_beside_nlpaug():
             print(
                 f"{name:20s} {size:7,d} chars: {rates[0]:11,.0f} {rates[1]:11,.0f}  x {ratios[name, size]:5.1f}  edits {words}"
             )
-    slow = {cell: round(ratio, 1) for cell, ratio in ratios.items() if ratio < 6}
+    return ratios
+
+
+def test_characters_per_second_beside_nlpaug_at_equal_work():
+    print("\nmedians of characters per second, nlpaug 1.1.11 and ours, at three words in ten")
+    slow = {cell: round(ratio, 1) for cell, ratio in ratios_to(peers()).items() if ratio < 6}
     assert not slow, f"less than six times as fast as nlpaug: {slow}"
+
+
+def test_characters_per_second_beside_nlpaug_as_both_come():
+    # a text below some 250 characters takes us about 20 microseconds, most of them calls of numpy, for several times the edits of nlpaug
+    print("\nmedians of characters per second, nlpaug 1.1.11 and ours, each with its default settings")
+    ratios = ratios_to(defaults())
+    slow = {cell: round(ratio, 1) for cell, ratio in ratios.items() if ratio < (6 if cell[1] >= 1_000 else 2)}
+    assert not slow, f"less than six times (two times up to 300 characters) as fast as nlpaug: {slow}"
 
 
 def test_a_thousand_sentences_beside_nlpaug():
     draw, words = random.Random(0), paragraph.lower().replace(".", "").replace(",", "").split()
     texts = [" ".join(draw.choices(words, k=18)).capitalize() + "." for _ in range(1_000)]
     items = pl.DataFrame([an_item(str(i), text) for i, text in enumerate(texts)], schema=item_schema.empty().schema)
-    print(f"\n1,000 sentences of {sum(map(len, texts)) / 1000:.0f} characters, microseconds each")
-    for name, (peer, severity) in peers().items():
+    print(
+        f"\n1,000 sentences of {sum(map(len, texts)) / 1000:.0f} characters, microseconds each; equal work, then defaults"
+    )
+    for name, (peer, severity), least in [
+        *((name, side, 4) for name, side in peers().items()),
+        *((name, side, 1) for name, side in defaults().items()),
+    ]:
         theirs, single, frame = medians(
             lambda p=peer: p.augment(texts),
             lambda m=name, s=severity: [
@@ -99,7 +126,7 @@ def test_a_thousand_sentences_beside_nlpaug():
             f"{name:20s} nlpaug {theirs * 1e3:5.0f}, perturb {single * 1e3:5.0f} (x {theirs / single:.1f}), "
             f"perturb_items, with its options checked and a frame made {frame * 1e3:5.0f} (x {theirs / frame:.1f})"
         )
-        assert theirs / single >= 4, f"{name}: sentences that are seen once are slower than those of one text"
+        assert theirs / single >= least, f"{name}: sentences that are seen once are slower than those of one text"
 
 
 def an_item(item_id: str, question: str) -> dict[str, Any]:
