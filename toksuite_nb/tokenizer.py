@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 from rapidfuzz.distance import Levenshtein
-from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers import Tokenizer as BackendTokenizer, normalizers
 
 from .core import check_frame, content_hash, token_schema
 from .text import UnknownName, graphemes, nearest
@@ -104,7 +104,9 @@ def _images(grapheme: str, normalise: Callable[[str], str]) -> list[tuple[int, b
     whole = _image(grapheme, normalise)
     parts = [(char, _image(char, normalise)) for char in grapheme] if 1 < len(grapheme) <= 64 else []
     if "".join(image for _, image in parts) != whole or not parts:
-        parts = [(grapheme, whole)]
+        # what stays at the front is no part of the change: marks are put in order behind their letter
+        kept = len(os.path.commonprefix([grapheme[:-1], whole[:-1]]))
+        parts = [(char, char) for char in grapheme[:kept]] + [(grapheme[kept:], whole[kept:])]
     return [(len(part.encode()), image.encode(), part == image) for part, image in parts]
 
 
@@ -166,18 +168,17 @@ def _diff(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
     total = sum(size for size, _, _ in units)
     start: list[int] = []
     end: list[int] = []
-    for step in Levenshtein.opcodes(images, target):
-        low, high, n = step.src_start, step.src_end, step.dest_end - step.dest_start
-        if step.tag == "equal":
-            start += source_start[low:high]
-            end += source_end[low:high]
-        elif step.tag == "replace":
-            start += [source_start[low]] * n
-            end += [max(source_end[low:high])] * n
-        elif step.tag == "insert":
-            here = source_start[low] if low < len(source_start) else total
-            start += [here] * n
-            end += [here] * n
+    at = 0
+    for block in Levenshtein.opcodes(images, target).as_matching_blocks():
+        # what lies between two equal stretches was rewritten as one, or byte by byte if it is as long
+        begin = source_start[at] if at < len(source_start) else total
+        n, finish = block.b - len(start), source_end[block.a - 1] if block.a > at else begin
+        alike = n == block.a - at
+        start += source_start[at : block.a] if alike else [begin] * n
+        end += source_end[at : block.a] if alike else [finish] * n
+        at = block.a + block.size
+        start += source_start[block.a : at]
+        end += source_end[block.a : at]
     return start, end
 
 # %% ../nbs/20_tokenizer.ipynb #eb169d53
@@ -208,6 +209,11 @@ def _search(
     for i, surface in enumerate(surfaces):
         low, high = hints[i] if hints else (cursor, len(target))
         low, high = max(low, cursor), max(high, cursor)
+        following = surfaces[i + 1] if surface is None and hints and i + 1 < len(surfaces) else None
+        if following and hints and hints[i + 1][0] < high:
+            # one character became part of both: the known token says where its part begins
+            at = target.find(following, max(low, hints[i + 1][0]), hints[i + 1][1])
+            high = at if at >= 0 else high
         span = _locate(surface, target, cursor, low, high, hints is not None)
         found.append(span is not None and surface is not None)
         spans.append(span or ((low, high) if hints else (cursor, cursor)))
@@ -478,6 +484,8 @@ def _assemble(
     mapped = source_map(text, _identity) if isinstance(normalised, str) else normalised
     first, last, exact = _place(surfaces, mapped.target, hints)
     start, end = mapped.spans(first, last)
+    # a token without bytes of its own, amid those of one character, stands for the character too
+    start, end = np.minimum.accumulate(start[::-1])[::-1], np.maximum.accumulate(end)
     missing = np.array([i == unknown for i in ids], dtype=bool)
     return Cut(text, ids, start, end, exact, _lost(mapped, first, last, missing, whole or mapped))
 
@@ -784,6 +792,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._added = backend.get_added_tokens_decoder()
         unknown = _unknown_id(backend, vocabulary)
         roles = _roles(self._added, vocabulary) if specials is None else dict(specials)
+        self._says_unknown = unknown is not None
         if unknown is not None:
             roles["unk"] = unknown
         super().__init__(name, max(vocabulary.values(), default=-1) + 1, roles)
@@ -840,6 +849,27 @@ class HuggingFaceTokenizer(Tokenizer):
         present = {piece for piece in self.pieces if piece is not None and len(piece) == 1}
         return bytes(b for b in range(256) if bytes([b]) not in present) if self._byte_level else b""
 
+    @cached_property
+    def _known_chars(self) -> frozenset[str] | None:
+        # so does one over characters; None: it drops none
+        drops = type(self.backend.model).__name__ == "BPE" and not (
+            self._byte_level or self._byte_fallback or self._prefix or self._suffix or self._says_unknown
+        )
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
+        spaced = {self.marker: " "} if self.marker else {}
+        return frozenset(spaced.get(token, token) for token in vocabulary if len(token) == 1) if drops else None
+
+    def _dropped(self, target: bytes, surfaces: Sequence[bytes | None]) -> np.ndarray | None:
+        "Which bytes of a normalised text the model has no token for and leaves out; None if all are kept."
+        missing, known = self._missing_bytes, self._known_chars
+        if not missing and known is None or None in surfaces or b"".join(cast(Sequence[bytes], surfaces)) == target:
+            return None
+        if missing:
+            return np.isin(np.frombuffer(target, dtype=np.uint8), np.frombuffer(missing, dtype=np.uint8))
+        text = target.decode()
+        gone = np.array([char not in cast(frozenset[str], known) for char in text], dtype=bool)
+        return np.repeat(gone, [len(char.encode()) for char in text])
+
     @property
     def written(self) -> list[str | None]:
         return [self.backend.id_to_token(i) for i in range(self.vocab_size)]
@@ -872,15 +902,27 @@ class HuggingFaceTokenizer(Tokenizer):
         return frozenset(vocabulary[f"<0x{b:02X}>"] for b in range(256) if f"<0x{b:02X}>" in vocabulary)
 
     def _normalise(self, text: str) -> str:
-        normaliser = self.backend.normalizer
-        text = normaliser.normalize_str(text) if normaliser is not None else text
+        text = self._rewrite.normalize_str(text) if self._rewrite is not None else text
         return text.replace(self.marker, " ") if self.marker else text
 
     @cached_property
+    def _rewrite(self) -> Any:
+        # a normaliser may end by writing bytes in GPT-2's alphabet, which is no change of the text
+        steps = _states(self.backend.normalizer)
+        kept = [step for step in steps if step["type"] != "ByteLevel"]
+        if len(kept) == len(steps):
+            return self.backend.normalizer
+        made = normalizers.Sequence([])
+        made.__setstate__(json.dumps({"type": "Sequence", "normalizers": kept}).encode())
+        return made
+
+    @cached_property
     def _bare(self) -> BackendTokenizer:
-        twin = BackendTokenizer.from_str(self.backend.to_str())
-        twin.normalizer = None
-        return twin
+        state = json.loads(self.backend.to_str())
+        for added in state["added_tokens"]:
+            if added["normalized"]:
+                added["content"] = self.backend.normalizer.normalize_str(added["content"])
+        return BackendTokenizer.from_str(json.dumps(state | {"normalizer": None}))
 
     def _content(self) -> Any:
         state = json.loads(self.backend.to_str())
@@ -906,7 +948,8 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
     for k in [*literal, len(ids)]:
         low, high = offsets[k] if k < len(ids) else (len(text), len(text))
         stretch = text[char:low]
-        parts.append((offset, _cut_stretch(tokenizer, stretch, ids[token:k], None)))
+        placed = [(a - char, b - char) for a, b in offsets[token:k]]
+        parts.append((offset, _cut_stretch(tokenizer, stretch, ids[token:k], placed)))
         offset += len(stretch.encode())
         if k < len(ids):
             size = len(text[low:high].encode())
@@ -926,8 +969,8 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
     )
 
 
-def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans | None) -> Cut:
-    "A stretch without added tokens that were matched literally."
+def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans) -> Cut:
+    "A stretch without added tokens that were matched literally; offsets of the library, in characters of the stretch."
     surfaces = [
         tokenizer._normalise(tokenizer._added[i].content).encode()
         if i in tokenizer._added and tokenizer.pieces[i] is not None
@@ -935,35 +978,44 @@ def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], off
         for i in ids
     ]
     mapped = source_map(text, tokenizer._normalise, tokenizer._memo)
-    known = offsets if tokenizer.backend.normalizer is None else None
-    unknown, missing = tokenizer.specials.get("unk"), tokenizer._missing_bytes
-    if missing and unknown not in ids and mapped.target.translate(None, missing) != mapped.target:
-        stays = ~np.isin(np.frombuffer(mapped.target, dtype=np.uint8), np.frombuffer(missing, dtype=np.uint8))
-        rest = SourceMap(mapped.target.translate(None, missing), mapped.start[stays], mapped.end[stays], mapped.size)
+    unknown = tokenizer.specials.get("unk")
+    dropped = tokenizer._dropped(mapped.target, surfaces)
+    if dropped is not None:
+        stays = ~dropped
+        target = np.frombuffer(mapped.target, dtype=np.uint8)[stays].tobytes()
+        rest = SourceMap(target, mapped.start[stays], mapped.end[stays], mapped.size)
         return _assemble(text, ids, surfaces, rest, lambda: None, unknown, mapped)
 
-    def hints() -> Spans | None:
-        return _hints(tokenizer, text, ids, known, mapped.target)
+    def hints() -> Spans:
+        return _hints(tokenizer, text, ids, offsets, mapped)
 
     return _assemble(text, ids, surfaces, mapped, hints, unknown)
 
 
 def _hints(
-    tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans | None, target: bytes
-) -> Spans | None:
-    "Offsets of the library in bytes of the normalised text: from the same tokenizer without its normaliser."
-    if offsets is None:
-        normaliser = tokenizer.backend.normalizer
-        encoding = tokenizer._bare.encode(
-            normaliser.normalize_str(text) if normaliser else text, add_special_tokens=False
-        )
-        if encoding.ids != ids:
-            return None
-        offsets = encoding.offsets
-    codes = np.frombuffer(target.decode().encode("utf-32-le"), dtype=np.uint32)
+    tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans, mapped: SourceMap
+) -> Spans:
+    "Offsets of the library in bytes of the normalised text."
+    normaliser = tokenizer.backend.normalizer
+    if normaliser is None:
+        at = _char_edges(mapped.target.decode())
+        return [(int(at[a]), int(at[b])) for a, b in offsets]
+    # best from the same tokenizer without its normaliser, where that cuts the normalised text alike
+    encoding = tokenizer._bare.encode(normaliser.normalize_str(text), add_special_tokens=False)
+    if encoding.ids == ids:
+        at = _char_edges(mapped.target.decode())
+        return [(int(at[a]), int(at[b])) for a, b in encoding.offsets]
+    at = _char_edges(text)
+    low = np.searchsorted(mapped.end, [at[a] for a, _ in offsets], side="right")
+    high = np.searchsorted(mapped.start, [at[b] for _, b in offsets], side="left")
+    return list(zip(low.tolist(), np.maximum(low, high).tolist(), strict=True))
+
+
+def _char_edges(text: str) -> np.ndarray:
+    "First byte of each character, and the end."
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    at = np.append(0, np.cumsum(widths))
-    return [(int(at[a]), int(at[b])) for a, b in offsets]
+    return np.append(0, np.cumsum(widths))
 
 # %% ../nbs/20_tokenizer.ipynb #d1e7edba
 class ObjectTokenizer(Tokenizer):
