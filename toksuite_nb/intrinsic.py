@@ -586,11 +586,17 @@ class _Tables:
     def _between(self, tokenizer: Tokenizer, chars: list[str]) -> list[bytes | None]:
         "The bytes of the tokens of each character between two letters, without the letters and a space in front."
         found: list[bytes | None] = []
-        for ids in tokenizer.encode([f"q{char}q" for char in chars]):
+        for char, ids in zip(chars, tokenizer.encode([f"q{char}q" for char in chars]), strict=True):
             joined = b"".join(tokenizer.pieces[i] or b"" for i in ids).removeprefix(b" ")
-            known = not any(self.odd[i] & 1 for i in ids) and len(joined) > 1 and joined[:1] == joined[-1:] == b"q"
-            found.append(joined[1:-1] if known else None)
+            spoken = all(tokenizer.pieces[i] is not None for i in ids)
+            known = spoken and len(joined) > 1 and joined[:1] == joined[-1:] == b"q"
+            found.append(joined[1:-1] if known else self._rewritten(tokenizer, char))
         return found
+
+    def _rewritten(self, tokenizer: Tokenizer, char: str) -> bytes | None:
+        "What the normaliser makes of a character that has no token between two letters."
+        text = tokenizer.normalise(f"q{char}q").strip(" ") if isinstance(tokenizer, HuggingFaceTokenizer) else ""
+        return text[1:-1].strip(" ").encode() if len(text) > 1 and text[0] == text[-1] == "q" else None
 
 
 def _decoder(tokenizer: Tokenizer) -> str:
@@ -716,6 +722,15 @@ def _tokens(
         start[own], end[own], placed = _normalised([texts[k] for k in slow], reader, ids[own], sizes[slow])
         start[own], end[own] = start[own] + low, end[own] + low
         slow = slow[~placed]
+    if len(slow) and encodings is not None:
+        own = np.repeat(np.isin(np.arange(len(sizes)), slow), sizes)
+        offsets = np.fromiter(
+            chain.from_iterable(pair for k in slow.tolist() for pair in encodings[k].offsets), dtype=np.int64
+        ).reshape(-1, 2)
+        low, high, held = _offered([texts[k] for k in slow], reader, ids[own], sizes[slow], offsets)
+        base = np.repeat(page.edge[slow], sizes[slow])
+        start[own], end[own] = low + base, high + base
+        slow = slow[~held]
     for k, cut in zip(slow.tolist(), _cuts(reader.tokenizer, texts, slow.tolist(), encodings), strict=True):
         start[edge[k] : edge[k + 1]] = cut.start + page.edge[k]
         end[edge[k] : edge[k + 1]] = cut.end + page.edge[k]
@@ -817,6 +832,42 @@ def _normalised(
     last = np.where(high > low, finish[high - 1], first)
     own = np.repeat(at[text_edge[:-1]], sizes)
     return first - own, last - own, ~differs
+
+
+def _offered(
+    texts: list[str], reader: _Reader, ids: np.ndarray, sizes: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "First and last byte of tokens by the library's offsets, and for which texts these hold: the images there are the bytes of every known token."
+    tables = reader.tables
+    points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
+    tables.learn(points, reader.tokenizer)
+    text_edge, edge = _edges(map(len, texts)), _edges(sizes)
+    size, unclear = np.maximum(tables.image_size[points], 0), tables.image_size[points] < 0
+    at, target_at = _edges(_utf8_size(points)), _edges(size)
+    target = tables.image_bytes[
+        np.repeat(tables.image_offset[points] - target_at[:-1], size) + np.arange(target_at[-1])
+    ]
+    first = np.repeat(text_edge[:-1], sizes)
+    low, high = offsets[:, 0] + first, offsets[:, 1] + first
+    known = tables.odd[ids] & 1 == 0
+    width = target_at[high] - target_at[low]
+    extra = tables.size[ids] - width
+    # a space that is not in the text may stand in front, but not where the text has one
+    behind = target[np.maximum(target_at[low] - 1, 0)] if len(target) else np.zeros(len(low), dtype=np.uint8)
+    spaced = (extra == 1) & ((low == first) | (behind != 32)) & (width > 0)
+    doubtful = np.concatenate(([0], np.cumsum(unclear)))
+    good = ((extra == 0) | spaced) & (doubtful[high] == doubtful[low]) & (high > low)
+    good[spaced] &= tables.bytes[tables.offset[ids[spaced]]] == 32
+    run = _edges(np.where(known & good, width, 0))
+    owner = np.repeat(np.arange(len(ids)), np.diff(run))
+    within = np.arange(run[-1]) - run[owner]
+    said = tables.bytes[(tables.offset[ids] + spaced)[owner] + within]
+    good[owner[target[target_at[low][owner] + within] != said]] = False
+    fits = np.where(known, good, high > low)
+    # in order, none in another: characters that were cut are left to the slow way
+    fits[1:] &= (low[1:] >= high[:-1]) | (first[1:] != first[:-1])
+    own = np.repeat(at[text_edge[:-1]], sizes)
+    return at[low] - own, at[high] - own, _per_text(fits, edge) == sizes
 
 
 def _utf8_size(points: np.ndarray) -> np.ndarray:
