@@ -1029,3 +1029,161 @@ def test_length_settings_of_a_library_are_told_and_switched_off():
     tokenizer = load_tokenizer(backend)
     assert (tokenizer.truncation, tokenizer.padding) == (3, 0)
     assert tokenizer.count(["the capital of Italy is Rome", "a"]).tolist()[0] > 3 and tokenizer.count(["a"])[0] == 1
+
+
+# what an outsider's tokenizers taught
+
+
+ODD_NORMALISERS = {
+    "bytes written by the normaliser": (
+        lambda: with_parts(normalizers.Sequence([normalizers.NFC(), normalizers.ByteLevel()]), None),
+        "Ⅷ ſ",
+        [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)],
+    ),
+    "two marks become one": (
+        lambda: byte_bpe(normalizers.Sequence([normalizers.Replace("``", '"'), normalizers.Replace("''", '"')])),
+        "``a''",
+        [(0, 2), (2, 3), (3, 5)],
+    ),
+    "marks put in order": (
+        lambda: byte_bpe(normalizers.NFC()),
+        "q\u0307\u0323",
+        [(0, 1), *[(1, 5)] * 4],
+    ),
+}
+
+
+def with_parts(normalizer, pre):
+    return trained(
+        models.BPE(),
+        trainers.BpeTrainer(vocab_size=0, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+        normalizer,
+        pre,
+        decoders.ByteLevel(),
+    )
+
+
+@pytest.mark.parametrize("name", ODD_NORMALISERS)
+def test_spans_hold_whatever_the_normaliser_does(name):
+    make, text, spans = ODD_NORMALISERS[name]
+    tokenizer = load_tokenizer(make(), name)
+    cut, _ = check_cut(tokenizer, text)
+    assert cut.exact.all() and cut.spans() == spans
+
+
+def test_a_model_that_drops_characters_names_them():
+    vocabulary = {"a": 0, "b": 1, " ": 2, "ab": 3, "و": 4, "س": 5, "وس": 6}
+    backend = Backend(models.BPE(vocabulary, [("a", "b"), ("و", "س")]))
+    cut = load_tokenizer(backend, "no unknown").cut("a☃b c")
+    assert [vocabulary["ab"], vocabulary[" "]] == cut.ids, "it merges across the hole"
+    assert cut.spans() == [(0, 5), (5, 6)] and cut.exact.all()
+    assert cut.lost == [(1, 4, "not in the vocabulary"), (6, 7, "not in the vocabulary")]
+    backend.normalizer = normalizers.NFKC()
+    tokenizer = load_tokenizer(backend, "no unknown, NFKC")
+    assert check_cut(tokenizer, "ﷺ")[0].exact.all() and tokenize(["aﷺb"], [tokenizer]).height
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_text_behind_a_special_token_is_placed_by_what_the_library_says(scheme):
+    backend = unigram()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer = load_tokenizer(backend, scheme)
+    text = "<s>\t…ا the\n\nꙫ"
+    cut, raw = check_cut(tokenizer, text)
+    for i, (start, end) in zip(cut.ids, cut.spans(), strict=True):
+        piece = tokenizer.pieces[i]
+        assert piece is None or piece.strip() == raw[start:end].strip()
+
+
+def test_added_tokens_that_are_normalised_are_found_beside_unknown_ones():
+    backend = unigram(normalizers.NFKC())
+    backend.add_tokens([AddedToken("<Ｒ>", rstrip=True)])
+    tokenizer = load_tokenizer(backend)
+    for text in ("\u0301<Ｒ>", "k\U000ab8135<R> x", "ﷺ\u064b㌀;<R>"):
+        cut, raw = check_cut(tokenizer, text)
+        at = [k for k, i in enumerate(cut.ids) if tokenizer.written[i] in ("<R>", "<Ｒ>")]
+        assert [raw[cut.start[k] : cut.end[k]].decode().strip() for k in at] == [text[text.index("<") :].split(" ")[0]]
+
+
+def test_byt5_reads_text_that_spells_its_special_tokens_as_its_library_does():
+    transformers = pytest.importorskip("transformers")
+    library = transformers.ByT5Tokenizer()
+    tokenizer = load_tokenizer(library, "byt5")
+    for text in ("a </s> b", "<pad>", "x<extra_id_7>é", "</s", "plain"):
+        cut = check_cut(tokenizer, text)[0]
+        assert cut.ids == library.encode(text, add_special_tokens=False)
+        tokenize([text], [tokenizer])
+    assert (2, 6, "read as a special token") in tokenizer.cut("a </s> b").lost
+    assert load_tokenizer("bytes").cut("</s>").lost == [], "the built-in tokenizer reads all text as bytes"
+
+
+def python_tokenizers(folder):
+    "Tokenizers that `transformers` runs in Python, with small vocabularies."
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.prophetnet.tokenization_prophetnet import ProphetNetTokenizer
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "sky",
+        "is",
+        "blue",
+        "cap",
+        "##ital",
+        "##s",
+        "中",
+        "国",
+        "cafe",
+        "##e",
+        *"abc.,",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    (folder / "v.json").write_text('{"<unk>": 0, "th@@": 1, "e": 2, "sky": 3, "c@@": 4, "at": 5, "s": 6}')
+    (folder / "m.txt").write_text("#version\nt h\ns k\nsk y</w>\na t</w>\n")
+    (folder / "s.model").write_bytes(libraries()["sp-unigram"].serialized_model_proto())
+    return {
+        "bert": ProphetNetTokenizer(vocab_file=str(folder / "vocab.txt")),
+        "ctrl": transformers.CTRLTokenizer(str(folder / "v.json"), str(folder / "m.txt")),
+        "spm": transformers.SentencePieceBackend(vocab_file=str(folder / "s.model"), unk_token="<unk>"),
+    }
+
+
+def test_python_tokenizers_place_known_and_unknown_words(tmp_path):
+    for name, library in python_tokenizers(tmp_path).items():
+        tokenizer = load_tokenizer(library, name)
+        for text in (
+            "The sky is blue.",
+            "capitals, Cafés 中国",
+            "the cat ☃ sky s",
+            "İß ﬁne ½ <unk> 👩🏽‍🔬",
+            "  a\n b ",
+            "[UNK] a",
+        ):
+            cut = check_cut(tokenizer, text)[0]
+            assert cut.ids == library.encode(text, add_special_tokens=False), f"{name}: other ids for {text!r}"
+            assert tokenize([text], [tokenizer]).height == len(cut.ids)
+    bert = load_tokenizer(python_tokenizers(tmp_path)["bert"], "bert")
+    assert bert.pieces[10] == b"ital", "the mark that the decoder drops is no byte of the piece"
+    cut = bert.cut("Capitals quickly sky")
+    assert [(bert.written[i], span) for i, span in zip(cut.ids, cut.spans(), strict=True)] == [
+        ("cap", (0, 3)), ("##ital", (3, 7)), ("##s", (7, 8)), ("[UNK]", (9, 16)), ("sky", (17, 20)),
+    ]  # fmt: skip
+    assert (9, 16, "unknown token") in cut.lost
+
+
+def test_an_id_that_decodes_to_half_a_surrogate_pair_has_no_bytes():
+    class Points:
+        vocab_size = 0xE000
+
+        def encode(self, text):
+            return [ord(c) for c in text if ord(c) < 0xE000]
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    tokenizer = load_tokenizer(Points(), "points")
+    assert tokenizer.pieces[0xD800] is None and tokenizer.spans("aé") == [(0, 1), (1, 3)]

@@ -30,6 +30,7 @@ from .core import Column, FrameSchema, check_frame, content_hash, derive_rng
 from .text import UnknownName, check_lang, check_text, graphemes, nearest
 from toksuite_nb.tokenizer import (
     BytePairTokenizer,
+    Cut,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
@@ -289,13 +290,17 @@ def _grapheme_marks(text: str, flags: np.ndarray, first: np.ndarray) -> np.ndarr
 _slots, _longest = 1 << 19, 64
 
 
-@lru_cache(maxsize=2)
+_made_powers: list[np.ndarray] = []
+
+
 def _powers(n: int) -> np.ndarray:
-    "Powers of an odd number modulo 2 ** 64, and of its inverse: 2 x n."
-    base = 0x9E3779B97F4A7C15
-    rows = np.full((2, n), [[base], [pow(base, -1, 1 << 64)]], dtype=np.uint64)
-    rows[:, 0] = 1
-    return np.multiply.accumulate(rows, axis=1)
+    "Powers of an odd number modulo 2 ** 64, and of its inverse: 2 x n or more. The largest table made is kept."
+    if not _made_powers or _made_powers[0].shape[1] < n:
+        base = 0x9E3779B97F4A7C15
+        rows = np.full((2, 1 << n.bit_length()), [[base], [pow(base, -1, 1 << 64)]], dtype=np.uint64)
+        rows[:, 0] = 1
+        _made_powers[:] = [np.multiply.accumulate(rows, axis=1)]
+    return _made_powers[0]
 
 
 def _spread(x: np.ndarray) -> np.ndarray:
@@ -304,13 +309,21 @@ def _spread(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(29))
 
 
+@lru_cache(maxsize=1)
+def _spread_points() -> np.ndarray:
+    "Each code point as a number of 64 mixed bits."
+    return _spread(np.arange(1, 0x110001, dtype=np.uint64))
+
+
 def _marks_of(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "What tells the words from `low` to `high` apart: a hash, and their length with both ends."
-    wide = points.astype(np.uint64)
-    powers = _powers(1 << len(points).bit_length())
+    powers = _powers(len(points))
     run = np.zeros(len(points) + 1, dtype=np.uint64)
-    np.cumsum(_spread(wide + np.uint64(1)) * powers[0, : len(points)], out=run[1:])
-    ends = wide[low] | wide[high - 1] << np.uint64(21) | (high - low).astype(np.uint64) << np.uint64(42)
+    np.multiply(_spread_points()[points], powers[0, : len(points)], out=run[1:])
+    np.cumsum(run[1:], out=run[1:])
+    ends = points[low].astype(np.uint64)
+    ends |= points[high - 1].astype(np.uint64) << np.uint64(21)
+    ends |= (high - low).astype(np.uint64) << np.uint64(42)
     return _spread((run[high] - run[low]) * powers[1, low]), ends
 
 
@@ -573,11 +586,17 @@ class _Tables:
     def _between(self, tokenizer: Tokenizer, chars: list[str]) -> list[bytes | None]:
         "The bytes of the tokens of each character between two letters, without the letters and a space in front."
         found: list[bytes | None] = []
-        for ids in tokenizer.encode([f"q{char}q" for char in chars]):
+        for char, ids in zip(chars, tokenizer.encode([f"q{char}q" for char in chars]), strict=True):
             joined = b"".join(tokenizer.pieces[i] or b"" for i in ids).removeprefix(b" ")
-            known = not any(self.odd[i] & 1 for i in ids) and len(joined) > 1 and joined[:1] == joined[-1:] == b"q"
-            found.append(joined[1:-1] if known else None)
+            spoken = all(tokenizer.pieces[i] is not None for i in ids)
+            known = spoken and len(joined) > 1 and joined[:1] == joined[-1:] == b"q"
+            found.append(joined[1:-1] if known else self._rewritten(tokenizer, char))
         return found
+
+    def _rewritten(self, tokenizer: Tokenizer, char: str) -> bytes | None:
+        "What the normaliser makes of a character that has no token between two letters."
+        text = tokenizer.normalise(f"q{char}q").strip(" ") if isinstance(tokenizer, HuggingFaceTokenizer) else ""
+        return text[1:-1].strip(" ").encode() if len(text) > 1 and text[0] == text[-1] == "q" else None
 
 
 def _decoder(tokenizer: Tokenizer) -> str:
@@ -646,14 +665,19 @@ class _Reader:
             _made[tokenizer] = _Tables(tokenizer)
         self.tables = _made[tokenizer]
 
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        "Ids of all texts end to end, and how many each has."
-        ids = self.tokenizer.encode(texts)
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
+        "Ids of all texts end to end, how many each has, and what the library made of each where it says more."
+        encodings = None
+        if isinstance(self.tokenizer, HuggingFaceTokenizer):
+            encodings = self.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+            ids = [e.ids for e in encodings]
+        else:
+            ids = self.tokenizer.encode(texts)
         joined = array("I")
         for own in ids:
             joined.fromlist(own)
         sizes = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        return np.array(joined, dtype=np.int64), sizes
+        return np.array(joined, dtype=np.int64), sizes, encodings
 
 # %% ../nbs/22_intrinsic.ipynb #0cb1063b
 @dataclass(frozen=True)
@@ -668,7 +692,14 @@ class _Tokens:
     errors: np.ndarray  # Per text: characters to edit to get it back
 
 
-def _tokens(texts: list[str], page: _Layout, reader: _Reader, ids: np.ndarray, sizes: np.ndarray) -> _Tokens:
+def _tokens(
+    texts: list[str],
+    page: _Layout,
+    reader: _Reader,
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    encodings: Sequence[Any] | None,
+) -> _Tokens:
     "Where the tokens of a page stand, and what is lost."
     edge = _edges(sizes)
     joined, run = _joined(reader.tables, ids)
@@ -691,10 +722,26 @@ def _tokens(texts: list[str], page: _Layout, reader: _Reader, ids: np.ndarray, s
         start[own], end[own], placed = _normalised([texts[k] for k in slow], reader, ids[own], sizes[slow])
         start[own], end[own] = start[own] + low, end[own] + low
         slow = slow[~placed]
-    for k, cut in zip(slow.tolist(), reader.tokenizer.cuts([texts[k] for k in slow]) if len(slow) else [], strict=True):
+    if len(slow) and encodings is not None:
+        own = np.repeat(np.isin(np.arange(len(sizes)), slow), sizes)
+        offsets = np.fromiter(
+            chain.from_iterable(pair for k in slow.tolist() for pair in encodings[k].offsets), dtype=np.int64
+        ).reshape(-1, 2)
+        low, high, held = _offered([texts[k] for k in slow], reader, ids[own], sizes[slow], offsets)
+        base = np.repeat(page.edge[slow], sizes[slow])
+        start[own], end[own] = low + base, high + base
+        slow = slow[~held]
+    for k, cut in zip(slow.tolist(), _cuts(reader.tokenizer, texts, slow.tolist(), encodings), strict=True):
         start[edge[k] : edge[k + 1]] = cut.start + page.edge[k]
         end[edge[k] : edge[k + 1]] = cut.end + page.edge[k]
     return _Tokens(ids, edge, start, end, exact, errors)
+
+
+def _cuts(tokenizer: Tokenizer, texts: list[str], which: list[int], encodings: Sequence[Any] | None) -> list[Cut]:
+    "Cuts of some of the texts, from what the library made of them where that was kept."
+    if encodings is not None and isinstance(tokenizer, HuggingFaceTokenizer):
+        return tokenizer.cuts_of([texts[k] for k in which], [encodings[k] for k in which])
+    return tokenizer.cuts([texts[k] for k in which]) if which else []
 
 
 def _joined(tables: _Tables, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -785,6 +832,42 @@ def _normalised(
     last = np.where(high > low, finish[high - 1], first)
     own = np.repeat(at[text_edge[:-1]], sizes)
     return first - own, last - own, ~differs
+
+
+def _offered(
+    texts: list[str], reader: _Reader, ids: np.ndarray, sizes: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "First and last byte of tokens by the library's offsets, and for which texts these hold: the images there are the bytes of every known token."
+    tables = reader.tables
+    points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
+    tables.learn(points, reader.tokenizer)
+    text_edge, edge = _edges(map(len, texts)), _edges(sizes)
+    size, unclear = np.maximum(tables.image_size[points], 0), tables.image_size[points] < 0
+    at, target_at = _edges(_utf8_size(points)), _edges(size)
+    target = tables.image_bytes[
+        np.repeat(tables.image_offset[points] - target_at[:-1], size) + np.arange(target_at[-1])
+    ]
+    first = np.repeat(text_edge[:-1], sizes)
+    low, high = offsets[:, 0] + first, offsets[:, 1] + first
+    known = tables.odd[ids] & 1 == 0
+    width = target_at[high] - target_at[low]
+    extra = tables.size[ids] - width
+    # a space that is not in the text may stand in front, but not where the text has one
+    behind = target[np.maximum(target_at[low] - 1, 0)] if len(target) else np.zeros(len(low), dtype=np.uint8)
+    spaced = (extra == 1) & ((low == first) | (behind != 32)) & (width > 0)
+    doubtful = np.concatenate(([0], np.cumsum(unclear)))
+    good = ((extra == 0) | spaced) & (doubtful[high] == doubtful[low]) & (high > low)
+    good[spaced] &= tables.bytes[tables.offset[ids[spaced]]] == 32
+    run = _edges(np.where(known & good, width, 0))
+    owner = np.repeat(np.arange(len(ids)), np.diff(run))
+    within = np.arange(run[-1]) - run[owner]
+    said = tables.bytes[(tables.offset[ids] + spaced)[owner] + within]
+    good[owner[target[target_at[low][owner] + within] != said]] = False
+    fits = np.where(known, good, high > low)
+    # in order, none in another: characters that were cut are left to the slow way
+    fits[1:] &= (low[1:] >= high[:-1]) | (first[1:] != first[:-1])
+    own = np.repeat(at[text_edge[:-1]], sizes)
+    return at[low] - own, at[high] - own, _per_text(fits, edge) == sizes
 
 
 def _utf8_size(points: np.ndarray) -> np.ndarray:
@@ -1349,17 +1432,21 @@ def _encoded(pages: Iterator[_Page], readers: list[_Reader]) -> Iterator[tuple[_
 
 
 def _read_page(
-    page: _Page, reader: _Reader, tallies: dict[str, _Tally], encoded: tuple[np.ndarray, np.ndarray], first: int
+    page: _Page,
+    reader: _Reader,
+    tallies: dict[str, _Tally],
+    encoded: tuple[np.ndarray, np.ndarray, list[Any] | None],
+    first: int,
 ) -> np.ndarray:
     "Adds all but the words alone to the tallies of a tokenizer; the number of tokens of each text."
-    ids, sizes = encoded
+    ids, sizes, encodings = encoded
     tally = tallies.setdefault(page.lang, _Tally(reader.tokenizer.vocab_size))
     if page.layout is None:
         rows = np.zeros((len(page.texts), len(_sums)), dtype=np.int64)
         rows[:, _sums.index("words")] = page.words.per_text
         tally.add(rows, first)
         return sizes
-    tokens = _tokens(page.texts, page.layout, reader, ids, sizes)
+    tokens = _tokens(page.texts, page.layout, reader, ids, sizes, encodings)
     boundary = _boundaries(page.layout, tokens)
     tally.add(_count(page.layout, page.words, reader, tokens, boundary), first)
     tally.add_splits(page.layout.digits, boundary)

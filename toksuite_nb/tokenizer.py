@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
-           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'TokenMonsterTokenizer', 'load_tokenizer',
-           'tokenize', 'losses']
+           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'PythonTokenizer', 'TokenMonsterTokenizer',
+           'load_tokenizer', 'tokenize', 'losses']
 
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, cache
 from importlib import import_module
 import inspect
-from itertools import pairwise
+from itertools import pairwise, takewhile
 import json
 from operator import index
 import os
@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 from rapidfuzz.distance import Levenshtein
-from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers import Tokenizer as BackendTokenizer, normalizers
 
 from .core import check_frame, content_hash, token_schema
 from .text import UnknownName, graphemes, nearest
@@ -63,7 +63,8 @@ class SourceMap:
         here = np.append(self.start, self.size)[first]
         start = np.where(full, np.append(self.start, self.size)[np.minimum(begin, n)], here)
         end = np.where(full, np.append(self.end, self.size)[np.minimum(finish, n)], here)
-        return start, end
+        # a span of no bytes amid those of one character stands for the character too
+        return np.minimum.accumulate(start[::-1])[::-1], np.maximum.accumulate(end)
 
 
 def source_map(
@@ -104,7 +105,10 @@ def _images(grapheme: str, normalise: Callable[[str], str]) -> list[tuple[int, b
     whole = _image(grapheme, normalise)
     parts = [(char, _image(char, normalise)) for char in grapheme] if 1 < len(grapheme) <= 64 else []
     if "".join(image for _, image in parts) != whole or not parts:
-        parts = [(grapheme, whole)]
+        # what stays at the front is no part of the change: marks are put in order behind their letter
+        ahead = takewhile(lambda pair: pair[0] == pair[1], zip(grapheme[:-1], whole[:-1], strict=False))
+        kept = sum(1 for _ in ahead)
+        parts = [(char, char) for char in grapheme[:kept]] + [(grapheme[kept:], whole[kept:])]
     return [(len(part.encode()), image.encode(), part == image) for part, image in parts]
 
 
@@ -166,18 +170,17 @@ def _diff(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
     total = sum(size for size, _, _ in units)
     start: list[int] = []
     end: list[int] = []
-    for step in Levenshtein.opcodes(images, target):
-        low, high, n = step.src_start, step.src_end, step.dest_end - step.dest_start
-        if step.tag == "equal":
-            start += source_start[low:high]
-            end += source_end[low:high]
-        elif step.tag == "replace":
-            start += [source_start[low]] * n
-            end += [max(source_end[low:high])] * n
-        elif step.tag == "insert":
-            here = source_start[low] if low < len(source_start) else total
-            start += [here] * n
-            end += [here] * n
+    at = 0
+    for block in Levenshtein.opcodes(images, target).as_matching_blocks():
+        # what lies between two equal stretches was rewritten as one, or byte by byte if it is as long
+        begin = source_start[at] if at < len(source_start) else total
+        n, finish = block.b - len(start), source_end[block.a - 1] if block.a > at else begin
+        alike = n == block.a - at
+        start += source_start[at : block.a] if alike else [begin] * n
+        end += source_end[at : block.a] if alike else [finish] * n
+        at = block.a + block.size
+        start += source_start[block.a : at]
+        end += source_end[block.a : at]
     return start, end
 
 # %% ../nbs/20_tokenizer.ipynb #eb169d53
@@ -208,7 +211,14 @@ def _search(
     for i, surface in enumerate(surfaces):
         low, high = hints[i] if hints else (cursor, len(target))
         low, high = max(low, cursor), max(high, cursor)
-        span = _locate(surface, target, cursor, low, high, hints is not None)
+        following = surfaces[i + 1] if surface is None and hints and i + 1 < len(surfaces) else None
+        if following and hints and hints[i + 1][0] < high:
+            # one character became part of both: the known token says where its part begins
+            at = target.find(following, max(low, hints[i + 1][0]), hints[i + 1][1])
+            high = at if at >= 0 else high
+        # behind an unknown token, and where the library gives bounds, something may lie between
+        free = hints is not None or (i > 0 and surfaces[i - 1] is None)
+        span = _locate(surface, target, cursor, low, high, free, hints is not None)
         found.append(span is not None and surface is not None)
         spans.append(span or ((low, high) if hints else (cursor, cursor)))
         cursor = spans[-1][1]
@@ -219,19 +229,19 @@ def _search(
 
 
 def _locate(
-    surface: bytes | None, target: bytes, cursor: int, low: int, high: int, hinted: bool
+    surface: bytes | None, target: bytes, cursor: int, low: int, high: int, free: bool, hinted: bool
 ) -> tuple[int, int] | None:
     if surface is None:
         return (low, high) if hinted else None
     if target.startswith(surface, cursor):
         return cursor, cursor + len(surface)
     at = target.find(surface, low, high if hinted else len(target))
-    if at >= 0 and (hinted or not target[cursor:at].strip()):
+    if at >= 0 and (free or not target[cursor:at].strip()):
         return at, at + len(surface)
     if surface.startswith(b" "):
         rest = surface[1:]
         at = target.find(rest, low, high if hinted else len(target))
-        if at >= 0 and (hinted or not target[cursor:at].strip()):
+        if at >= 0 and (free or not target[cursor:at].strip()):
             return at, at + len(rest)
     at = target.find(surface, cursor)
     return (at, at + len(surface)) if hinted and at >= 0 else None
@@ -482,6 +492,20 @@ def _assemble(
     return Cut(text, ids, start, end, exact, _lost(mapped, first, last, missing, whole or mapped))
 
 
+def _literal(library: Any) -> dict[int, str]:
+    "Tokens that a Python tokenizer of `transformers` reads wherever the text spells them."
+    return {int(i): str(token) for i, token in getattr(library, "added_tokens_decoder", {}).items()}
+
+
+def _read_as_special(cut: Cut, literal: np.ndarray) -> Cut:
+    "The cut, where some tokens are special ones that the text spelled."
+    spelled = [(int(a), int(b)) for a, b in zip(cut.start[literal], cut.end[literal], strict=True) if b > a]
+    if not spelled:
+        return cut
+    others = [part for part in cut.lost if (part[0], part[1]) not in spelled]
+    return replace(cut, lost=sorted([*others, *((a, b, "read as a special token") for a, b in spelled)]))
+
+
 def _cover(size: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     "Which of `size` bytes lie in a span."
     steps = np.zeros(size + 1, dtype=np.int64)
@@ -515,9 +539,12 @@ class BytesTokenizer(Tokenizer):
         offset: int = 3,  # Ids before byte 0
         vocab_size: int = 259,  # Number of ids
         specials: Mapping[str, int] | None = None,  # Role to id; ByT5's if None
+        library: Any = None,  # A `transformers` object, which reads text that spells a special token; None: all text is bytes
     ) -> None:
         super().__init__(name, vocab_size, {"pad": 0, "eos": 1, "unk": 2} if specials is None else specials)
-        self.offset = offset
+        self.offset, self.library = offset, library
+        self._literal = _literal(library)
+        self._spelled = re.compile("|".join(map(re.escape, self._literal.values())) or r"(?!)")
 
     @cached_property
     def pieces(self) -> list[bytes | None]:
@@ -541,10 +568,20 @@ class BytesTokenizer(Tokenizer):
         return [], [self.specials["eos"]] if "eos" in self.specials else []
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [[b + self.offset for b in text.encode()] for text in texts]
+        return [
+            self.library.encode(text, add_special_tokens=False)
+            if self._spelled.search(text)
+            else [b + self.offset for b in text.encode()]
+            for text in texts
+        ]
+
+    def _cut(self, text: str, ids: list[int]) -> Cut:
+        literal = np.array([i in self._literal for i in ids], dtype=bool)
+        surfaces = [self._literal[i].encode() if i in self._literal else self.pieces[i] for i in ids]
+        return _read_as_special(_assemble(text, ids, surfaces, text, lambda: None, None), literal)
 
     def _content(self) -> Any:
-        return [self.offset, self.vocab_size]
+        return [self.offset, self.vocab_size, *([self._literal] if self._literal else [])]
 
 # %% ../nbs/20_tokenizer.ipynb #8156485f
 class BytePairTokenizer(Tokenizer):
@@ -784,6 +821,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._added = backend.get_added_tokens_decoder()
         unknown = _unknown_id(backend, vocabulary)
         roles = _roles(self._added, vocabulary) if specials is None else dict(specials)
+        self._says_unknown = unknown is not None
         if unknown is not None:
             roles["unk"] = unknown
         super().__init__(name, max(vocabulary.values(), default=-1) + 1, roles)
@@ -840,6 +878,29 @@ class HuggingFaceTokenizer(Tokenizer):
         present = {piece for piece in self.pieces if piece is not None and len(piece) == 1}
         return bytes(b for b in range(256) if bytes([b]) not in present) if self._byte_level else b""
 
+    @cached_property
+    def _known_chars(self) -> frozenset[str] | None:
+        # so does one over characters; None: it drops none
+        drops = type(self.backend.model).__name__ == "BPE" and not (
+            self._byte_level or self._byte_fallback or self._prefix or self._suffix or self._says_unknown
+        )
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
+        spaced = {self.marker: " "} if self.marker else {}
+        return frozenset(spaced.get(token, token) for token in vocabulary if len(token) == 1) if drops else None
+
+    def _dropped(self, target: bytes, surfaces: Sequence[bytes | None]) -> np.ndarray | None:
+        "Which bytes of a normalised text the model has no token for and leaves out; None if all are kept."
+        missing, known = self._missing_bytes, self._known_chars
+        if (not missing and known is None) or None in surfaces:
+            return None
+        if b"".join(cast(Sequence[bytes], surfaces)) == target:
+            return None
+        if missing:
+            return np.isin(np.frombuffer(target, dtype=np.uint8), np.frombuffer(missing, dtype=np.uint8))
+        text = target.decode()
+        gone = np.array([char not in cast(frozenset[str], known) for char in text], dtype=bool)
+        return np.repeat(gone, [len(char.encode()) for char in text])
+
     @property
     def written(self) -> list[str | None]:
         return [self.backend.id_to_token(i) for i in range(self.vocab_size)]
@@ -853,7 +914,14 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def cuts(self, texts: Sequence[str]) -> list[Cut]:
         _check_texts("cuts", texts)
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return self.cuts_of(texts, self.backend.encode_batch(list(texts), add_special_tokens=False))
+
+    def cuts_of(
+        self,
+        texts: Sequence[str],  # Texts
+        encodings: Sequence[Any],  # What the library made of each, without special tokens
+    ) -> list[Cut]:  # One per text
+        "The same for texts that are encoded already."
         return [_cut_encoding(self, text, e) for text, e in zip(texts, encodings, strict=True)]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -872,15 +940,27 @@ class HuggingFaceTokenizer(Tokenizer):
         return frozenset(vocabulary[f"<0x{b:02X}>"] for b in range(256) if f"<0x{b:02X}>" in vocabulary)
 
     def _normalise(self, text: str) -> str:
-        normaliser = self.backend.normalizer
-        text = normaliser.normalize_str(text) if normaliser is not None else text
+        text = self._rewrite.normalize_str(text) if self._rewrite is not None else text
         return text.replace(self.marker, " ") if self.marker else text
 
     @cached_property
+    def _rewrite(self) -> Any:
+        # a normaliser may end by writing bytes in GPT-2's alphabet, which is no change of the text
+        steps = _states(self.backend.normalizer)
+        kept = [step for step in steps if step["type"] != "ByteLevel"]
+        if len(kept) == len(steps):
+            return self.backend.normalizer
+        made = normalizers.Sequence([])
+        made.__setstate__(json.dumps({"type": "Sequence", "normalizers": kept}).encode())
+        return made
+
+    @cached_property
     def _bare(self) -> BackendTokenizer:
-        twin = BackendTokenizer.from_str(self.backend.to_str())
-        twin.normalizer = None
-        return twin
+        state = json.loads(self.backend.to_str())
+        for added in state["added_tokens"]:
+            if added["normalized"]:
+                added["content"] = self.backend.normalizer.normalize_str(added["content"])
+        return BackendTokenizer.from_str(json.dumps(state | {"normalizer": None}))
 
     def _content(self) -> Any:
         state = json.loads(self.backend.to_str())
@@ -906,7 +986,8 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
     for k in [*literal, len(ids)]:
         low, high = offsets[k] if k < len(ids) else (len(text), len(text))
         stretch = text[char:low]
-        parts.append((offset, _cut_stretch(tokenizer, stretch, ids[token:k], None)))
+        placed = [(a - char, b - char) for a, b in offsets[token:k]]
+        parts.append((offset, _cut_stretch(tokenizer, stretch, ids[token:k], placed)))
         offset += len(stretch.encode())
         if k < len(ids):
             size = len(text[low:high].encode())
@@ -926,8 +1007,8 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
     )
 
 
-def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans | None) -> Cut:
-    "A stretch without added tokens that were matched literally."
+def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans) -> Cut:
+    "A stretch without added tokens that were matched literally; offsets of the library, in characters of the stretch."
     surfaces = [
         tokenizer._normalise(tokenizer._added[i].content).encode()
         if i in tokenizer._added and tokenizer.pieces[i] is not None
@@ -935,35 +1016,47 @@ def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], off
         for i in ids
     ]
     mapped = source_map(text, tokenizer._normalise, tokenizer._memo)
-    known = offsets if tokenizer.backend.normalizer is None else None
-    unknown, missing = tokenizer.specials.get("unk"), tokenizer._missing_bytes
-    if missing and unknown not in ids and mapped.target.translate(None, missing) != mapped.target:
-        stays = ~np.isin(np.frombuffer(mapped.target, dtype=np.uint8), np.frombuffer(missing, dtype=np.uint8))
-        rest = SourceMap(mapped.target.translate(None, missing), mapped.start[stays], mapped.end[stays], mapped.size)
+    unknown = tokenizer.specials.get("unk")
+    dropped = tokenizer._dropped(mapped.target, surfaces)
+    if dropped is not None:
+        stays = ~dropped
+        target = np.frombuffer(mapped.target, dtype=np.uint8)[stays].tobytes()
+        rest = SourceMap(target, mapped.start[stays], mapped.end[stays], mapped.size)
         return _assemble(text, ids, surfaces, rest, lambda: None, unknown, mapped)
 
-    def hints() -> Spans | None:
-        return _hints(tokenizer, text, ids, known, mapped.target)
+    cut = _assemble(text, ids, surfaces, mapped, lambda: _mapped_hints(tokenizer, text, offsets, mapped), unknown)
+    known = np.array([surface is not None for surface in surfaces], dtype=bool)
+    if tokenizer.backend.normalizer is None or cut.exact[known].all():
+        return cut
+    better = _bare_hints(tokenizer, text, ids, mapped)
+    return cut if better is None else _assemble(text, ids, surfaces, mapped, lambda: better, unknown)
 
-    return _assemble(text, ids, surfaces, mapped, hints, unknown)
+
+def _bare_hints(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], mapped: SourceMap) -> Spans | None:
+    "Offsets from the same tokenizer without its normaliser, which tell the parts of one character apart; None if it cuts otherwise."
+    encoding = tokenizer._bare.encode(tokenizer.backend.normalizer.normalize_str(text), add_special_tokens=False)
+    if encoding.ids != ids:
+        return None
+    at = _char_edges(mapped.target.decode())
+    return [(int(at[a]), int(at[b])) for a, b in encoding.offsets]
 
 
-def _hints(
-    tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans | None, target: bytes
-) -> Spans | None:
-    "Offsets of the library in bytes of the normalised text: from the same tokenizer without its normaliser."
-    if offsets is None:
-        normaliser = tokenizer.backend.normalizer
-        encoding = tokenizer._bare.encode(
-            normaliser.normalize_str(text) if normaliser else text, add_special_tokens=False
-        )
-        if encoding.ids != ids:
-            return None
-        offsets = encoding.offsets
-    codes = np.frombuffer(target.decode().encode("utf-32-le"), dtype=np.uint32)
+def _mapped_hints(tokenizer: HuggingFaceTokenizer, text: str, offsets: Spans, mapped: SourceMap) -> Spans:
+    "Offsets of the library, in bytes of the normalised text."
+    if tokenizer.backend.normalizer is None:
+        at = _char_edges(mapped.target.decode()).tolist()
+        return [(at[a], at[b]) for a, b in offsets]
+    at = _char_edges(text)
+    low = np.searchsorted(mapped.end, [at[a] for a, _ in offsets], side="right")
+    high = np.searchsorted(mapped.start, [at[b] for _, b in offsets], side="left")
+    return list(zip(low.tolist(), np.maximum(low, high).tolist(), strict=True))
+
+
+def _char_edges(text: str) -> np.ndarray:
+    "First byte of each character, and the end."
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    at = np.append(0, np.cumsum(widths))
-    return [(int(at[a]), int(at[b])) for a, b in offsets]
+    return np.append(0, np.cumsum(widths))
 
 # %% ../nbs/20_tokenizer.ipynb #d1e7edba
 class ObjectTokenizer(Tokenizer):
@@ -1016,7 +1109,7 @@ class ObjectTokenizer(Tokenizer):
         special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
         return [None if i in special else self._piece(i) for i in range(self.vocab_size)]
 
-    @property
+    @cached_property
     def written(self) -> list[str | None]:
         name = getattr(self.library, "convert_ids_to_tokens", None)
         return (
@@ -1030,13 +1123,11 @@ class ObjectTokenizer(Tokenizer):
         return _around(_plain_ids(self.library.encode("a"), self.name), self._encode(["a"])[0])
 
     def _piece(self, i: int) -> bytes | None:
-        if hasattr(self.library, "sp_model"):
-            return _sentencepiece_bytes(self.library.convert_ids_to_tokens(i))
         try:
             text = self.library.decode([i])
-        except Exception:  # an id that the library cannot decode has no bytes
+            return None if "\ufffd" in text else text.encode()
+        except Exception:  # an id that the library cannot decode has no bytes, and half of a surrogate pair has none
             return None
-        return None if "\ufffd" in text else text.encode()
 
     def _decode(self, ids: list[int]) -> str:
         try:
@@ -1072,10 +1163,7 @@ class ObjectTokenizer(Tokenizer):
             ) from error
 
     def _normalise(self, text: str) -> str:
-        model = getattr(self.library, "sp_model", None)
-        return (
-            self.library.decode(self._encode([text])[0]) if model is None else model.normalize(text).replace("▁", " ")
-        )
+        return self.library.decode(self._encode([text])[0])
 
     def _content(self) -> Any:
         return [type(self.library).__name__, self.pieces, self._encode(_probes)]
@@ -1083,11 +1171,6 @@ class ObjectTokenizer(Tokenizer):
     def _cut(self, text: str, ids: list[int]) -> Cut:
         if b"".join(self.pieces[i] or b"" for i in ids) == text.encode() and all(self.pieces[i] for i in ids):
             return super()._cut(text, ids)
-        if hasattr(self.library, "sp_model"):
-            mapped = source_map(text, self._normalise)
-            cut = _assemble(text, ids, [self.pieces[i] for i in ids], mapped, lambda: None, self.specials.get("unk"))
-            if cut.exact.all():
-                return cut
         return _cut_groups(self, text, ids)
 
 # %% ../nbs/20_tokenizer.ipynb #7e3f06d0
@@ -1152,7 +1235,8 @@ def _plain_ids(ids: Any, name: str, rule: str = "load_tokenizer: encode must ret
 def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     "Spans of tokens that are only known by what they decode to, alone or in the smallest groups."
     whole = tokenizer.library.decode(ids)
-    mapped = source_map(text, lambda t: whole if t == text else t)
+    kept: Callable[[str], str] = str.lower if whole == whole.lower() else _identity
+    mapped = source_map(text, lambda t: whole if t == text else kept(t))
     target, cursor, group = mapped.target, 0, 0
     first, last = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     for k in range(len(ids)):
@@ -1166,6 +1250,107 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     alone = np.array([tokenizer.pieces[i] == target[a:b] for i, a, b in zip(ids, first, last, strict=True)], dtype=bool)
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
     return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
+
+# %% ../nbs/20_tokenizer.ipynb #6b0c5d22
+class PythonTokenizer(ObjectTokenizer):
+    "A Python tokenizer of `transformers`, whose `tokenize` says how each token is written."
+
+    def __init__(
+        self,
+        library: Any,  # The object
+        name: str,  # Shown in frames
+    ) -> None:
+        super().__init__(library, name)
+        self._literal = _literal(library)
+        self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
+
+    @cached_property
+    def _marks(self) -> tuple[str, str]:
+        "What is written before a piece inside a word, and behind a piece that the word goes on after or ends with."
+        # looked for in a vocabulary of some size, and believed only if the decoder drops them
+        known = [(i, token) for i, token in enumerate(self.written) if token and i not in self._literal]
+        word = next((i for i, token in known if token.isalpha() and super(PythonTokenizer, self)._piece(i)), None)
+        before = next((i for i, token in known if len(token) > 2 and token.startswith("##")), None)
+        behind = {m: next((i for i, token in known if token.endswith(m) and token != m), None) for m in ("@@", "</w>")}
+        if word is None:
+            return "", ""
+        dropped = [m for m, i in behind.items() if i is not None and m not in self._decode([i, word])]
+        return "##" if before is not None and "##" not in self._decode([word, before]) else "", "".join(dropped[:1])
+
+    def _bare(self, token: str) -> bytes:
+        "Bytes of a token as it is written, without its marks."
+        if hasattr(self.library, "sp_model"):
+            return _sentencepiece_bytes(token) or b""
+        before, behind = self._marks
+        return token.removeprefix(before).removesuffix(behind).encode()
+
+    def _piece(self, i: int) -> bytes | None:
+        token = self.written[i]
+        if i in self._literal:
+            return None
+        if hasattr(self.library, "sp_model"):
+            return None if token is None else self._bare(token)
+        piece = super()._piece(i)
+        return self._bare(piece.decode()) if piece else piece
+
+    def _cut(self, text: str, ids: list[int]) -> Cut:
+        tokens = self.library.tokenize(text)
+        if len(tokens) != len(ids):
+            return super()._cut(text, ids)
+        unknown, named = self.specials.get("unk"), self._says_unknown
+        literal = np.array(
+            [
+                self._literal.get(i) == token and not (named and i == unknown)
+                for i, token in zip(ids, tokens, strict=True)
+            ],
+            dtype=bool,
+        )
+        surfaces = [
+            token.encode() if spelled else self._surface(i, token)
+            for i, token, spelled in zip(ids, tokens, literal, strict=True)
+        ]
+        known = np.array([surface is not None for surface in surfaces], dtype=bool)
+        if any(i != unknown and surface is None for i, surface in zip(ids, surfaces, strict=True)):
+            return _read_as_special(super()._cut(text, ids), literal)
+        for normalise in self._rewritings():
+            mapped = source_map(text, normalise, self._memo if normalise == self._normalise else None)
+            cut = _assemble(text, ids, surfaces, mapped, lambda: None, unknown)
+            if cut.exact[known].all():
+                return _read_as_special(cut, literal)
+        return _read_as_special(super()._cut(text, ids), literal)
+
+    @cached_property
+    def _says_unknown(self) -> bool:
+        # some write the unknown token for a word they do not know, others the word
+        unknown = self.specials.get("unk")
+        return unknown is not None and any(
+            self.written[unknown] in self.library.tokenize(rare) for rare in "\u13b0\u16a0☃"
+        )
+
+    def _surface(self, i: int, token: str) -> bytes | None:
+        "Bytes of a token in a text; None if it is written as the unknown token."
+        piece = self.pieces[i]
+        return piece if piece is not None else None if token == self.written[i] else self._bare(token)
+
+    def _rewritings(self) -> list[Callable[[str], str]]:
+        "What the library may have done to a text before it cut it."
+        first: list[Callable[[str], str]] = [_identity, _composed, str.lower, _folded]
+        if not hasattr(self.library, "sp_model"):
+            return first
+        return [self._normalise, *(lambda text, own=own: self._normalise(own(text)) for own in first[1:])]
+
+    def _normalise(self, text: str) -> str:
+        model = getattr(self.library, "sp_model", None)
+        return super()._normalise(text) if model is None else model.normalize(text).replace("▁", " ")
+
+# %% ../nbs/20_tokenizer.ipynb #6b0c5d23
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _folded(text: str) -> str:
+    "Lower case, without accents, as BERT's Python tokenizer does it."
+    return "".join(char for char in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(char) != "Mn")
 
 # %% ../nbs/20_tokenizer.ipynb #0f07ce1b
 class TokenMonsterTokenizer(Tokenizer):
@@ -1600,7 +1785,9 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
         return HuggingFaceTokenizer(backend, label, roles)
     if type(library).__name__ == "ByT5Tokenizer":
         roles = {role: i for role in _role_names if isinstance(i := getattr(library, f"{role}_token_id", None), int)}
-        return BytesTokenizer(label, 3, len(library), roles)
+        return BytesTokenizer(label, 3, len(library), roles, library)
+    if all(callable(getattr(library, k, None)) for k in ("tokenize", "convert_ids_to_tokens")):
+        return PythonTokenizer(library, label)
     return ObjectTokenizer(library, label)
 
 # %% ../nbs/20_tokenizer.ipynb #440eac94

@@ -8,6 +8,9 @@ from statistics import median
 
 import polars as pl
 import pytest
+import test_tokenizer as unit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.tools import EncodingVisualizer
@@ -100,3 +103,14 @@ def test_display_is_linear_to_a_million_characters(zoo):
     print("\nseconds by characters; growth 1 is linear")
     print(table.with_columns(pl.exclude("text", "tokenizer").round(3)))
     assert table["growth"].max() < 2, "ten times the text takes more than twice ten times as long"
+
+
+NAMED = ("tekken", "mistral-spm", "bytes", "bpe", "bpe-nfkc-lower", "unigram", "wordpiece-cased", "wordpiece-uncased")
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(texts=st.lists(unit.TEXTS, min_size=20, max_size=20))
+def test_ten_thousand_texts_are_reconstructed_or_their_losses_named(texts):
+    "500 lists of 20 texts through the eight tokenizers of the issue; `make test` sends fewer through more."
+    for name in NAMED:
+        unit.check_texts(name, texts)
