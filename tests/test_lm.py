@@ -185,12 +185,20 @@ def test_stems_are_shared_only_where_they_save_much():
     assert shared_stems([]) == []
 
 
-def test_log_probabilities_do_not_depend_on_the_pieces_the_logits_are_made_in():
+@pytest.mark.parametrize("head", ["plain", "biased", "of another class"])
+def test_log_probabilities_do_not_depend_on_the_pieces_the_logits_are_made_in(head):
+    # a plain head goes through the vocabulary in blocks, another one through a few rows at a time
     model, groups = MODELS["llama"](), random_groups(10)
+    if head != "plain":
+        kind = torch.nn.Linear if head == "biased" else type("Head", (torch.nn.Linear,), {})
+        model.lm_head = kind(32, V, bias=True)
+        torch.nn.init.normal_(model.lm_head.bias, std=2.0)
     lm = LM(model, Letters())
     assert lm.lines
     whole = lm.logprobs(groups)
-    for lines in (1, 3, None):
+    for group, values in zip(groups, whole, strict=True):
+        np.testing.assert_allclose(values[0], naive(model, group[0]), atol=1e-5)
+    for lines in (1, 3, 200, None):
         lm.lines = lines
         for a, b in zip(lm.logprobs(groups), whole, strict=True):
             for x, y in zip(a, b, strict=True):
@@ -236,6 +244,22 @@ def test_batch_size_and_packing_do_not_change_results(name):
             for a, b in zip(found, reference, strict=True):
                 for x, y in zip(a, b, strict=True):
                     np.testing.assert_allclose(x, y, atol=1e-5, err_msg="padding or another row leaks into a text")
+
+
+def test_batch_size_is_the_number_of_items_that_run_together():
+    model, groups, seen = MODELS["llama"](), random_groups(2, n=20), []
+    lm = LM(model, Letters())
+    whole, forward = lm.logprobs(groups), model.forward
+    model.forward = lambda *args, input_ids, **kwargs: (
+        seen.append(len(input_ids)) or forward(*args, input_ids=input_ids, **kwargs)
+    )
+    found = lm.logprobs(groups, batch_size=7)
+    assert 1 < max(seen) <= 7 and sum(seen) == 20
+    for a, b in zip(found, whole, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        lm.logprobs(groups, batch_size=0)
 
 
 def test_global_state_and_model_are_left_as_they_were():

@@ -360,8 +360,7 @@ def test_batches_of_1_7_and_64_items_and_packing_agree_in_every_number_and_verdi
         for packing in (True, False):
             lm = LM(own.model, own.tokenizer, packing=packing, name=reference["model"][0])
             for size in (1, 7, 64):
-                parts = [score(lm, None, part, show_progress=False) for part in items.iter_slices(size)]
-                found = pl.concat(parts)
+                found = score(lm, None, items, batch_size=size, show_progress=False)
                 apart = (found["loglikelihood"] - reference["loglikelihood"]).abs().max()
                 assert apart < 1e-4, f"{own.name}, batches of {size}, packing {packing}: {apart:.1e} nats apart"
                 assert predictions(found).equals(answers), f"{own.name}: another verdict in batches of {size}"

@@ -223,6 +223,15 @@ def test_p_values_are_even_under_no_effect(n_sets, per_set, within):
     assert kstest(randomised, "uniform").pvalue > 0.001
 
 
+def test_the_mid_p_of_a_table_is_even_where_nothing_happens():
+    items, rng, n = cell_items(60, 2), np.random.default_rng(0), 300
+    frame = pl.concat([said(items, rng.random(items.height) < 0.6, model=f"m{k}") for k in range(n)])
+    table = drops(frame, items, seed=0, pooled=False)
+    assert kstest(table["p_mid"], "uniform").pvalue > 0.01
+    assert 0.02 <= (table["p_mid"] < 0.05).mean() <= 0.09
+    assert (table["p_sets"] < 0.05).mean() <= 0.075
+
+
 def test_correlated_variants_fool_a_test_by_items_and_not_that_by_sets():
     made = simulate_sets(40, 9, canonical=0.5, lost=0.3, gained=0.3, within=0.6, runs=600, seed=2, shared=False)
     lost, gained = (made.changed + made.losses).sum(0) / 2, (made.changed - made.losses).sum(0) / 2
@@ -265,6 +274,7 @@ def test_cells_say_what_their_evidence_is():
     gained = [1.0 if p == "shout" else 0.0 for p in large["perturbation"]]
     assert drops(said(large, gained), large, seed=0, pooled=False)["evidence"].to_list() == ["gained", "open"]
     np.testing.assert_allclose(table["p_adjusted"], holm(table["p_sets"].to_numpy()))
+    assert (table["p_mid"] < table["p_sets"]).all()
     np.testing.assert_allclose(table["p_bh"], benjamini_hochberg(table["p_sets"].to_numpy()))
 
 

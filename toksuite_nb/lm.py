@@ -113,20 +113,22 @@ def length_buckets(
     *,
     batch_tokens: int,  # Rows times longest row, at most; a single longer tree makes its own batch
     batch_targets: int,  # Scored tokens per batch, at most
+    batch_size: int | None = None,  # Trees per batch, at most; None: no further limit
     start_cost: int = 32,  # Tokens that could be run in the time it takes to start a forward pass
 ) -> list[list[int]]:  # Indices of `trees`, each once
     "The cheapest batches of trees of similar length, the longest first."
-    if batch_tokens < 1 or batch_targets < 1:
+    if batch_tokens < 1 or batch_targets < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(
-            f"length_buckets: budgets must be >= 1, got batch_tokens={batch_tokens}, batch_targets={batch_targets}. "
-            "Pass e.g. batch_tokens=4096."
+            f"length_buckets: budgets must be >= 1, got batch_tokens={batch_tokens}, batch_targets={batch_targets}, "
+            f"batch_size={batch_size}. Pass e.g. batch_tokens=4096."
         )
+    rows = len(trees) if batch_size is None else batch_size
     order = sorted(range(len(trees)), key=lambda i: -len(trees[i]))
     width = np.array([len(trees[i]) for i in order], dtype=np.int64)
     load = np.cumsum([0, *(len(trees[i].targets) for i in order)])
     price, before = np.zeros(len(order) + 1, dtype=np.int64), np.zeros(len(order) + 1, dtype=np.int64)
     for end in range(1, len(order) + 1):
-        begin = np.arange(max(0, end - max(1, batch_tokens // int(width[end - 1]))), end)
+        begin = np.arange(max(0, end - max(1, min(rows, batch_tokens // int(width[end - 1])))), end)
         area = (end - begin) * width[begin]
         fits = (area <= batch_tokens) & (load[end] - load[begin] <= batch_targets) | (begin == end - 1)
         begin, area = begin[fits], area[fits]
@@ -226,22 +228,42 @@ def _head_at(model: Any, where: torch.Tensor, width: int, lines: int | None) -> 
 def _in_lines(head: Any, states: torch.Tensor, line: np.ndarray, targets: np.ndarray, lines: int) -> torch.Tensor:
     "Log-softmax at `(line, target)`, a few lines at a time; without `head`, `states` are logits already."
     order = np.argsort(line, kind="stable")
+    # a large vocabulary whose weights would be read again for every few lines goes in blocks instead
+    blocks = type(head) is torch.nn.Linear and lines < 256 and states.device.type == "cpu"
+    room, lines = lines * (head.out_features if blocks else 0) // 4, 256 if blocks else lines
     cuts = np.searchsorted(line[order], np.arange(0, len(states) + lines, lines))
     at, wanted = torch.from_numpy(line[order]).to(states.device), torch.from_numpy(targets[order]).to(states.device)
     values = []
     for k, part in enumerate(states.split(lines)):
-        logits = _wide(part if head is None else head(part[None])[0])
         mine = slice(cuts[k], cuts[k + 1])
+        if blocks:
+            values.append(_in_blocks(head, part, at[mine] - k * lines, wanted[mine], max(1, room // len(part))))
+            continue
+        logits = _wide(part if head is None else head(part[None])[0])
         row = at[mine].to(logits.device) - k * lines
         values.append(logits.log_softmax(-1)[row, wanted[mine].to(logits.device)])
     return torch.cat(values)[torch.from_numpy(np.argsort(order)).to(values[0].device)]
+
+
+def _in_blocks(head: Any, states: torch.Tensor, line: torch.Tensor, targets: torch.Tensor, width: int) -> torch.Tensor:
+    "Log-softmax at `(line, target)` from `width` entries of the vocabulary at a time."
+    found, totals = [], []
+    for start in range(0, head.out_features, width):
+        bias = None if head.bias is None else head.bias[start : start + width]
+        logits = _wide(torch.nn.functional.linear(states, head.weight[start : start + width], bias))
+        inside = (targets >= start) & (targets < start + width)
+        found.append(logits[line, (targets - start).clamp(0, logits.shape[1] - 1)].where(inside, 0.0))
+        top = logits.amax(-1).clamp_min(torch.finfo(logits.dtype).min)
+        totals.append(top + logits.sub_(top[:, None]).exp_().sum(-1).log_())
+    return torch.stack(found).sum(0) - torch.stack(totals).logsumexp(0)[line]
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     "Dropout off, and every module's mode restored afterwards."
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
@@ -391,6 +413,7 @@ class LM:
         groups: Sequence[Sequence[TokenPath]],  # Per item, its texts
         *,
         batch_tokens: int = 4096,  # Token positions per forward pass, padding included; changes speed and memory, not results
+        batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
         show_progress: bool = False,  # Show a bar
     ) -> list[list[np.ndarray]]:  # Per item and text: log-probability of each scored token, nats
         "Log-probability of every scored token of every text. Equal items run once."
@@ -406,7 +429,7 @@ class LM:
                 "batch_tokens": 1 if job.alone else budget,
                 "batch_targets": in_one if self.lines is None else 2**62,
             }
-            runs += [(job, batch) for batch in length_buckets(job.trees, **size)]
+            runs += [(job, batch) for batch in length_buckets(job.trees, batch_size=batch_size, **size)]
         stem: Stem | None = None
         memory = _Memory()
         for job, batch in progress(runs, f"scoring {self.name}", show=show_progress and bool(runs)):

@@ -14,6 +14,7 @@ __all__ = ['interval_methods', 'drop_statistics_schema', 'comparison_schema', 'f
 # %% ../nbs/33_robustness.ipynb #39f3dea2
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -340,6 +341,11 @@ drop_statistics_schema = FrameSchema(
             "exact sign-flip p-value with canonical sets as units; equals `p` if each set has one item without ties",
         ),
         Column(
+            "p_mid",
+            pl.Float64,
+            "its mid-p, which counts the observed outcome half: even under no effect as far as counts can be, where `p_sets` is only not too small",
+        ),
+        Column(
             "p_bh",
             pl.Float64,
             "`p_sets` after Benjamini and Hochberg's correction over the rows of the frame (`p_adjusted`: after Holm's)",
@@ -464,6 +470,10 @@ def _set_sums(pairs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     )
 
 
+def _sign_flips(changes: pl.Series, *, mid: bool) -> float:
+    return sign_flip_exact(changes.to_numpy(), mid=mid)
+
+
 def _cells(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int, interval: str) -> pl.DataFrame:
     "One row per cell of `pairs`, in the order in which the cells appear."
     cells = pairs.group_by(keys, maintain_order=True).agg(
@@ -482,8 +492,9 @@ def _cells(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int, inter
         .agg("loss")
         .with_columns(
             pl.col("loss")
-            .map_elements(lambda c: sign_flip_exact(c.to_numpy()), return_dtype=pl.Float64)
-            .alias("p_sets")
+            .map_elements(partial(_sign_flips, mid=mid), return_dtype=pl.Float64)
+            .alias("p_mid" if mid else "p_sets")
+            for mid in (False, True)
         )
     )
     above = pl.col("canonical") - pl.col("chance")

@@ -160,11 +160,13 @@ def score(
     pmi: bool = False,  # Also score the options without the question, for `norm="pmi"`
     unscorable: Unscorable = "raise",  # `"null"`: items that cannot be scored get null and a `problem`
     batch_tokens: int = 4096,  # Token positions per forward pass; changes speed and memory, not results
+    batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # `score_schema` and `extra_columns`; a row per option
     "Log-likelihood of every option of every item under `rule`."
     how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": pmi, "unscorable": unscorable}
-    return _score(model, tokenizer, items, [rule], how, batch_tokens=batch_tokens, show_progress=show_progress)
+    run = {"batch_tokens": batch_tokens, "batch_size": batch_size, "show_progress": show_progress}
+    return _score(model, tokenizer, items, [rule], how, **run)
 
 
 def _score(
@@ -443,11 +445,13 @@ def score_rules(
     bos: int | bool | None = None,  # As for `score`
     name: str | None = None,  # As for `score`
     batch_tokens: int = 4096,  # As for `score`
+    batch_size: int | None = None,  # As for `score`
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # As `score` gives, for all rules; what a rule cannot score is null with a `problem`
     "Scores of every item under each of `rules`."
     how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": False, "unscorable": "null"}
-    return _score(model, tokenizer, items, list(rules), how, batch_tokens=batch_tokens, show_progress=show_progress)
+    run = {"batch_tokens": batch_tokens, "batch_size": batch_size, "show_progress": show_progress}
+    return _score(model, tokenizer, items, list(rules), how, **run)
 
 
 def rule_changes(
