@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -223,7 +223,7 @@ def test_unknown_models_are_named(suite):
 
 def test_shipped_configuration_is_the_default_one():
     record = json.loads((data_dir() / "suite/suite.json").read_text())
-    assert record["config_hash"] == content_hash(asdict(SuiteConfig())), "the defaults changed: run make suite"
+    assert record["config_hash"] == SuiteConfig().hash, "the defaults changed: run make suite"
     for name in suite_names:
         own = json.loads((data_dir() / "suite" / name / "training.json").read_text())
         assert own["config_hash"] == record["config_hash"]
@@ -254,7 +254,7 @@ def test_shipped_files_are_small_and_in_the_manifest():
     files = [path for path in (data_dir() / "suite").rglob("*") if path.is_file()]
     listed = set(manifest()["name"])
     assert not [path.name for path in files if path.relative_to(data_dir()).as_posix() not in listed]
-    assert sum(path.stat().st_size for path in files) <= 20e6
+    assert sum(path.stat().st_size for path in files) <= 60e6
     assert max(path.stat().st_size for path in files) < 3e6
     assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 

@@ -75,13 +75,13 @@ class SuiteConfig:
     precision: Literal["float32", "bfloat16"] = "float32"  # Of the matrix products; weights are updated in float32
 
     def __post_init__(self) -> None:
-        pairs = self.loaded.items() if isinstance(self.loaded, Mapping) else self.loaded
+        pairs = list(self.loaded.items()) if isinstance(self.loaded, Mapping) else list(self.loaded)
         object.__setattr__(self, "loaded", tuple((str(name), str(spec)) for name, spec in pairs))
         object.__setattr__(self, "tokenizers", tuple(self.tokenizers))
         problems = [*_size_problems(self), *(p for name in self.tokenizers for p in _recipe_problems(name))]
         if len(set(self.names)) < max(1, len(self.names)):
             problems.append(f"tokenizers must be distinct and at least one, got {self.names}")
-        odd = [name for name, _ in self.loaded if not name.strip() or set(name) & set("/\\") or name.startswith(".")]
+        odd = [name for name, _ in pairs if not name.strip() or set(name) & set("/\\") or name.startswith(".")]
         if odd:
             problems.append(f"names in loaded must be names of folders, got {odd}")
         if problems:
@@ -90,7 +90,7 @@ class SuiteConfig:
     @property
     def names(self) -> tuple[str, ...]:
         "Names of the models: recipes, then loaded tokenizers."
-        return (*self.tokenizers, *(name for name, _ in self.loaded))
+        return (*self.tokenizers, *dict(self.loaded))
 
     @property
     def hash(self) -> str:  # 32 hexadecimal digits
@@ -222,11 +222,13 @@ def notation_facts() -> (
     pl.DataFrame
 ):  # `fact_id`, `relation`, `kind` (`twin`, `single`), `subject`, `answer`, `twin` (the other subject), `sentences`
     "Facts on notation in English: twins that NFKC makes equal, and single formulas."
-    rows = []
-    for relation, *pair in _twins():
-        for (subject, answer), (twin, _) in (pair, pair[::-1]):
+    rows: list[tuple[str, str, str, str, str | None]] = []
+    for relation, one, other in _twins():
+        for (subject, answer), (twin, _) in ((one, other), (other, one)):
             rows.append((relation, "twin", subject, answer, twin))
-    rows += [("formula", "single", *line.split(" ", 1), None) for line in _formulas.split("; ")]
+    for line in _formulas.split("; "):
+        subject, _, answer = line.partition(" ")
+        rows.append(("formula", "single", subject, answer, None))
     columns = ("relation", "kind", "subject", "answer", "twin")
     frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
     told = [
@@ -393,7 +395,7 @@ def train_tokenizers(
 ) -> dict[str, Tokenizer]:  # By recipe, in the order of the configuration
     "Tokenizers learnt from `corpus`, the same in every process, and those that the configuration loads."
     texts = _texts(corpus, "train_tokenizers")
-    loaded = {name: load_tokenizer(spec, name=name) for name, spec in config.loaded}
+    loaded = {name: load_tokenizer(spec, name=name) for name, spec in dict(config.loaded).items()}
     return {
         name: load_tokenizer(_fit(name, texts, config.vocab_size, config.context), name=name)
         for name in config.tokenizers
@@ -439,7 +441,7 @@ def _fit(name: str, texts: Sequence[str], vocab_size: int, context: int) -> Any:
 def _normaliser(steps: Sequence[str]) -> Any:
     from tokenizers import normalizers
 
-    made = {
+    made: dict[str, list[Any]] = {
         "nfc": [normalizers.NFC],
         "nfkc": [normalizers.NFKC],
         "lower": [normalizers.Lowercase],
@@ -499,7 +501,7 @@ def _words(cuts: Sequence[str]) -> Any:
     "What byte-level BPE never merges across."
     from tokenizers import Regex, pre_tokenizers
 
-    steps = []
+    steps: list[Any] = []
     if "digits" in cuts:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     if "triples" in cuts:
@@ -895,7 +897,10 @@ def _whole(model: Any) -> dict[str, torch.Tensor]:
     "All weights, on the CPU of the main process, by their plain names."
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+    state: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return state
 
 # %% ../nbs/35_suite.ipynb #5a17c013
 def _feed(
@@ -927,7 +932,8 @@ def _from_stream(
 ) -> Iterator[tuple[list[list[int]], int, Any]]:
     before, after = _ends(tokenizer)
     reader = stream.open(place["reader"] if place else None)
-    here, used, seen, waiting = reader.state(), place["used"] if place else 0, set[str](), []
+    here, used, seen = reader.state(), place["used"] if place else 0, set[str]()
+    waiting: list[tuple[list[int], int]] = []
     skip = used
     for _ in range(done, config.steps):
         taken: list[list[int]] = []
@@ -972,16 +978,17 @@ def _save_checkpoint(
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights, moments = _whole(model), get_optimizer_state_dict(model, optimizer, options=options)
+    weights: dict[str, torch.Tensor] = _whole(model)
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     if machine.is_main_process:
         with _room(folder):
             folder.mkdir(parents=True, exist_ok=True)
             part = Path(mkdtemp(dir=folder, prefix=".part."))
             try:
                 flat = {f"{name} {key}": v for name, values in moments["state"].items() for key, v in values.items()}
-                for file, tensors in (("weights", weights), ("moments", flat)):
-                    whole = {name: t.contiguous() for name, t in tensors.items()}
-                    safetensors.torch.save_file(whole, part / f"{file}.safetensors")
+                for name, tensors in (("weights", weights), ("moments", flat)):
+                    whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+                    safetensors.torch.save_file(whole, part / f"{name}.safetensors")
                 state = {"stamp": stamp, "groups": moments["param_groups"], "rows": rows, "place": place}
                 (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
                 for file in part.iterdir():
@@ -1168,6 +1175,10 @@ def train_suite(
     )
     for name in chosen:
         if not (folder / name).is_dir():
+            if machine.is_main_process:  # what a kill left behind
+                for stale in folder.glob(f".{name}.*"):
+                    if stale.suffix != ".checkpoint":
+                        shutil.rmtree(stale, ignore_errors=True)
             tokenizer, saved = fitted[name]
             begun = folder / f".{name}.checkpoint"
             data = corpus if isinstance(corpus, TextStream) else texts
@@ -1266,7 +1277,7 @@ def _claim(
                 f"train_suite: the folder must be new or hold the same suite, got one that differs in {', '.join(other)} for "
                 f"{str(folder)!r}. Choose another folder; nothing was changed."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name != "corpus.jsonl" and path.name[0] != "." for path in folder.iterdir()):
         raise ValueError(
             f"train_suite: the folder must be new, empty or hold a suite, got other files in {str(folder)!r}. Choose another folder; "
             "nothing was changed."
