@@ -21,6 +21,7 @@ from toksuite_nb.score import score  # noqa: E402
 from toksuite_nb.store import data_dir, manifest  # noqa: E402
 from toksuite_nb.suite import (  # noqa: E402
     SuiteConfig,
+    initial_model,
     initial_models,
     load_suite,
     pack,
@@ -28,6 +29,7 @@ from toksuite_nb.suite import (  # noqa: E402
     step_documents,
     suite_corpus,
     suite_names,
+    suite_scales,
     train_suite,
     train_tokenizers,
 )
@@ -83,6 +85,23 @@ def test_tokens_of_equal_bytes_share_their_rows_and_others_do_not(pair, starts, 
             assert not (theirs == mine[i]).all(1).any(), (
                 f"{place}: {one[i]} is not in {pair[1]}, and starts with one of its rows"
             )
+
+
+def test_every_key_of_every_recipe_and_loaded_tokenizer_has_one_row_of_its_own(corpus):
+    names = suite_scales["small"].names
+    some = train_tokenizers(replace(TINY, tokenizers=names, loaded={"byt5": "bytes"}), corpus)
+    trunk = None
+    rows = {place: {} for place in ROWS}
+    for name, tokenizer in some.items():
+        weights = dict(initial_model(TINY, tokenizer).named_parameters())
+        for place in ROWS:
+            for key, row in zip(token_keys(tokenizer), weights[place].detach().numpy(), strict=True):
+                assert rows[place].setdefault(key, row.tobytes()) == row.tobytes(), f"{name}: {key} starts elsewhere"
+        own = {place: weight for place, weight in weights.items() if place not in ROWS}
+        trunk = trunk or own
+        assert all(torch.equal(trunk[place], own[place]) for place in trunk)
+    for place, drawn in rows.items():
+        assert len(set(drawn.values())) == len(drawn), f"{place}: two keys share a row"
 
 
 def test_starting_values_do_not_depend_on_the_company(tokenizers, starts):

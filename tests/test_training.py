@@ -53,7 +53,7 @@ ENV = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS
 
 @pytest.fixture(scope="module")
 def corpus():
-    return suite_corpus().head(300)
+    return suite_corpus().head(200)
 
 
 def files(folder):
@@ -61,7 +61,7 @@ def files(folder):
 
 
 def test_killed_training_goes_on_to_the_same_weights(tmp_path, corpus):
-    config = replace(TINY, steps=400, data=str(tmp_path / "corpus.jsonl"))
+    config = replace(TINY, steps=150, data=str(tmp_path / "corpus.jsonl"))
     corpus.write_ndjson(tmp_path / "corpus.jsonl")
     config.write(tmp_path / "config.json")
     command = [sys.executable, "-m", "toksuite_nb.suite", tmp_path / "config.json", tmp_path / "killed", "--every", "5"]
@@ -74,8 +74,8 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path, corpus):
     assert job.wait() == -signal.SIGKILL, "training ended before it could be killed"
     assert not (tmp_path / "killed/bpe").exists()
     reached = int(sorted(begun.glob("step-*"))[-1].name[5:])
-    assert 5 <= reached < 400
-    train_suite(config, tmp_path / "killed", show_progress=False, every=5)
+    assert 5 <= reached < 150
+    train_suite(config, tmp_path / "killed", show_progress=False)
     train_suite(config, tmp_path / "whole", show_progress=False)
     assert not begun.exists()
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -144,7 +144,7 @@ def test_a_stream_reads_what_a_frame_holds(tmp_path, corpus):
 
 def test_progress_shows_loss_and_time_left(corpus, capsys):
     tokenizer = train_tokenizers(TINY, corpus)["bpe"]
-    train_model(replace(TINY, steps=3), initial_model(TINY, tokenizer), tokenizer, corpus["text"].to_list())
+    train_model(TINY, initial_model(TINY, tokenizer), tokenizer, corpus["text"].to_list())
     shown = capsys.readouterr().err
     assert "training bpe" in shown and "loss " in shown and "<" in shown
 
@@ -265,6 +265,7 @@ def test_too_little_room_is_said_before_training(tmp_path, corpus, monkeypatch):
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, corpus, monkeypatch):
     "On a file system of its own, filled while training goes on."
+    config = replace(TINY, steps=25)
     small = tmp_path / "small"
     small.mkdir()
     if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small]).returncode:
@@ -281,12 +282,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, corpus, monkeypa
 
         monkeypatch.setattr(suite_module, "_save_checkpoint", fill_after_the_first)
         with pytest.raises(OSError, match=r"got no space left .* What was written before is whole"):
-            train_suite(TINY, small / "s", corpus=corpus, show_progress=False, every=10)
+            train_suite(config, small / "s", corpus=corpus, show_progress=False, every=10)
         assert [p.name for p in (small / "s/.bpe.checkpoint").iterdir()] == ["step-00000010"]
         (small / "other").unlink()
-        train_suite(TINY, small / "s", corpus=corpus, show_progress=False)
+        train_suite(config, small / "s", corpus=corpus, show_progress=False)
         monkeypatch.undo()
-        train_suite(TINY, tmp_path / "whole", corpus=corpus, show_progress=False)
+        train_suite(config, tmp_path / "whole", corpus=corpus, show_progress=False)
         assert files(small / "s") == files(tmp_path / "whole")
     finally:
         subprocess.run(["umount", small], check=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import shutil
 import subprocess
 import sys
+from time import process_time
 from typing import Any
 
 from jaxtyping import Float
@@ -110,7 +111,7 @@ class StudyRun:
         return replace(base, budget=self.budget, seed=self.seed, tokenizers=names)  # type: ignore[arg-type]
 
 
-_token_budget = ("bytes", "bpe", "bpe-v600", "unigram", "wordpiece")
+_token_budget = ("bytes", "bpe", "bpe-v600")
 
 
 def study_runs() -> list[StudyRun]:  # In the order in which they are trained
@@ -225,6 +226,7 @@ def main(
         for k, run in enumerate(own := runs[i - 1 :: n], 1):
             study_run(run, given.folder, show_progress=False)
             print(f"part {i}: {k} of {len(own)}, {run.place}/{run.tokenizer}", flush=True)
+        print(f"part {i}: {process_time() / 60:.1f} minutes of processor time", flush=True)
         return 0
     found = remake_study(given.folder, workers=given.workers)
     if given.ship:
@@ -358,10 +360,11 @@ def factor_effects(
             made = [
                 (base, changed, _effect(tables[base], tables[changed], measure))
                 for base, changed in some.select("base", "changed").iter_rows()
-                if base in tables and changed in tables
+                if base in tables and changed in tables and set(tables[base][0]) & set(tables[changed][0])
             ]
+            shared = set.intersection(*(set(one["seeds"]) for _, _, one in made)) if made else set()
             rows += [(scale, factor, base, changed, measure, group, *_told([one])) for base, changed, one in made]
-            if len(made) > 1:
+            if len(made) > 1 and shared:
                 rows.append((scale, factor, "all", "all", measure, group, *_told([one for _, _, one in made])))
     schema = {c.name: c.dtype for c in effect_schema.columns}
     return check_frame(pl.DataFrame(rows, schema=schema, orient="row"), effect_schema, "factor_effects")
@@ -403,6 +406,12 @@ def _cluster_sums(found: pl.DataFrame, questions: pl.DataFrame, by: str, measure
     told = told.filter(varied if measure == "relative_drop" else ~varied)
     before = found.select(*keys, canonical_id="item_id", canonical="correct")
     joined = found.join(told, on="item_id").join(before, on=[*keys, "canonical_id"])
+    answered = joined.group_by(*keys).agg(pl.len(), pl.col("item_id").sort().hash().sum().alias("which"))
+    if joined.is_empty() or answered.group_by("scale").agg(pl.struct("len", "which").n_unique())["len"].max() != 1:
+        raise ValueError(
+            f"factor_effects: all models of a scale must have answered the same questions, got {answered['len'].unique().sort().to_list()} answers "
+            "that belong to these questions. Score the missing ones, or leave these models out."
+        )
     return (
         joined.group_by("scale", "budget", "tokenizer", "seed", pl.col(by).alias("group"), "cluster")
         .agg(pl.len().alias("n"), pl.col("canonical").cast(pl.Float64).sum(), pl.col("correct").cast(pl.Float64).sum())
@@ -439,18 +448,25 @@ def _effect(base: tuple[list[int], np.ndarray], changed: tuple[list[int], np.nda
     sign = 1.0 if measure == "relative_drop" else -1.0
     n, under = base[1][0, :, 0].sum(), base[1][:, :, 1 if measure == "relative_drop" else 0].sum(1).mean()
     return {
-        "n": int(n), "before": before, "after": after, "effects": sign * (before - after), "shifts": sign * (shift - other), "step": 1 / under,
+        "seeds": seeds, "n": int(n), "before": before, "after": after, "effects": sign * (before - after), "shifts": sign * (shift - other), "step": 1 / under,
     }  # fmt: skip
 
 
 def _told(made: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
-    "The last columns of a row, for the mean of several effects."
-    effects, shifts = (np.mean([one[key] for one in made], axis=0) for key in ("effects", "shifts"))
+    "The last columns of a row, for the mean of several effects over the seeds that all of them have."
+    seeds = [seed for seed in made[0]["seeds"] if all(seed in one["seeds"] for one in made)]
+    parts = [
+        {
+            key: one[key][[one["seeds"].index(seed) for seed in seeds]]
+            for key in ("effects", "shifts", "before", "after")
+        }
+        for one in made
+    ]
+    effects, shifts = (np.mean([one[key] for one in parts], axis=0) for key in ("effects", "shifts"))
     low, high = crossed_interval(effects, shifts, step=float(np.mean([one["step"] for one in made])))
-    before, after = (float(np.mean([one[key] for one in made])) for key in ("before", "after"))
-    seeds, clusters = shifts.shape
-    sd = float(effects.std(ddof=1)) if seeds > 1 else None
-    return made[0]["n"], clusters, seeds, before, after, float(effects.mean()), float(low), float(high), sd
+    before, after = (float(np.mean([one[key] for one in parts])) for key in ("before", "after"))
+    sd = float(effects.std(ddof=1)) if len(seeds) > 1 else None
+    return made[0]["n"], shifts.shape[1], len(seeds), before, after, float(effects.mean()), float(low), float(high), sd
 
 # %% ../nbs/36_ablations.ipynb #6b00001d
 def compare_seeds(

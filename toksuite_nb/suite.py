@@ -79,7 +79,7 @@ class SuiteConfig:
         object.__setattr__(self, "loaded", tuple((str(name), str(spec)) for name, spec in pairs))
         object.__setattr__(self, "tokenizers", tuple(self.tokenizers))
         problems = [*_size_problems(self), *(p for name in self.tokenizers for p in _recipe_problems(name))]
-        if len(set(self.names)) < max(1, len(self.names)):
+        if len(set(self.names)) < max(1, len(self.tokenizers) + len(pairs)):
             problems.append(f"tokenizers must be distinct and at least one, got {self.names}")
         odd = [name for name, _ in pairs if not name.strip() or set(name) & set("/\\") or name.startswith(".")]
         if odd:
@@ -122,7 +122,8 @@ def read_config(
             f"read_config: the file must hold fields of SuiteConfig, got {sorted(set(given) - known) or 'none'} in {str(path)!r}. "
             "Write it with SuiteConfig.write."
         )
-    return SuiteConfig(**given)
+    lists = {"tokenizers": tuple, "loaded": lambda pairs: tuple(map(tuple, pairs))}
+    return SuiteConfig(**{key: lists.get(key, lambda value: value)(value) for key, value in given.items()})
 
 
 def _size_problems(config: SuiteConfig) -> list[str]:
@@ -1087,7 +1088,8 @@ def load_suite(
             "Call train_suite again with the same configuration: it trains what is missing."
         )
     if shipped:
-        inside = tuple(f"{place.relative_to(data_dir()).as_posix()}/{name}/" for name in names or known)
+        home = place.relative_to(data_dir()).as_posix()
+        inside = (f"{home}/suite.json", *(f"{home}/{name}/" for name in names or known))
         for file in manifest()["name"]:
             if file.startswith(inside):
                 data_path(file)
