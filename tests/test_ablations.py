@@ -137,8 +137,8 @@ def test_the_interval_covers_what_it_says(seed_sd, item_sd):
         true = 0.7
         low, high = crossed_interval(seen.mean(1), (seen - seen.mean(1, keepdims=True)) / 56, step=1 / 56)
         held += low <= true <= high
-    clipped = item_sd >= 0.2 or seed_sd >= 0.15  # chances above 1 are cut off, which moves the truth a little
-    assert held / 600 >= (0.9 if clipped else 0.93), held / 600
+    # with three seeds that differ more than the questions do, the interval is known to be a little short
+    assert held / 600 >= (0.91 if seed_sd > item_sd else 0.93), held / 600
 
 
 def test_an_effect_without_any_difference_has_a_width():

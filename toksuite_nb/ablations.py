@@ -312,11 +312,10 @@ def crossed_interval(
     if seeds == 1:
         half = float(student.ppf((1 + level) / 2, n - 1)) * items**0.5
         return effects[0] + np.array([-half, half])
-    spread = float(effects.var(ddof=1)) / seeds
     both = n / (n - 1) * float(((shifts - mean) ** 2).sum()) / (seeds * (seeds - 1))
-    variance = max(items + spread - both, items, spread)
-    freedom = (items + spread) ** 2 / (items**2 / (n - 1) + spread**2 / (seeds - 1)) if variance > 0 else n - 1
-    half = float(student.ppf((1 + level) / 2, freedom)) * variance**0.5
+    spread = max(float(effects.var(ddof=1)) / seeds - both, 0.0)
+    few, many = (float(student.ppf((1 + level) / 2, f)) for f in (seeds - 1, n - 1))
+    half = (many**2 * items + few**2 * spread) ** 0.5
     return effects.mean() + np.array([-half, half])
 
 # %% ../nbs/36_ablations.ipynb #6b000018

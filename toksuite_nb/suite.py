@@ -752,7 +752,9 @@ def packed_loss(
     positions = torch.from_numpy(packed.positions).to(device)
     logits = model(input_ids=ids, position_ids=positions, attention_mask=visible[:, None], use_cache=False).logits
     predicted = torch.from_numpy(packed.predicted).to(device)
-    summed = F.cross_entropy(logits[:, :-1][predicted].float(), ids[:, 1:][predicted], reduction="sum")
+    chosen = logits[:, :-1][predicted]
+    chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
+    summed = F.cross_entropy(chosen, ids[:, 1:][predicted], reduction="sum")
     return summed / (int(packed.predicted.sum()) if total is None else total)
 
 # %% ../nbs/35_suite.ipynb #79d84251
