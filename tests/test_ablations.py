@@ -148,7 +148,7 @@ def test_an_effect_without_any_difference_has_a_width():
 
 
 def test_seeds_that_differ_widen_the_interval():
-    shifts = derive_rng(0, "shifts").normal(0, 0.01, (3, 40))
+    shifts = derive_rng(0, "shifts").normal(0, 0.002, (3, 40))
     shifts -= shifts.mean(1, keepdims=True)
     widths = [np.ptp(crossed_interval(np.array([0.5 - d, 0.5, 0.5 + d]), shifts)) for d in (0.0, 0.05, 0.2)]
     assert widths[0] < widths[1] < widths[2]
