@@ -23,6 +23,7 @@ from toksuite_nb.run import (
     InProcess,
     Processes,
     ResultStore,
+    _sealed,
     code_version,
     collect,
     decode_value,
@@ -268,8 +269,8 @@ def test_shards_cover_a_plan_once(tmp_path: Path) -> None:
 
 
 def test_a_plan_can_only_call_cell_functions(tmp_path: Path) -> None:
-    line = json.dumps({"key": "0" * 32, "function": "os:system", "group": "", "inputs": {"command": "true"}})
-    (tmp_path / "plan.jsonl").write_text(line + "\n")
+    spec = {"key": "0" * 32, "function": "os:system", "group": "", "inputs": {"command": "true"}}
+    (tmp_path / "plan.jsonl").write_bytes(_sealed(json.dumps(spec).encode()))
     with pytest.raises(TypeError, match="may only call cell functions"):
         read_plan(tmp_path / "plan.jsonl")
 

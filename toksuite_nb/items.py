@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 import csv
 from difflib import SequenceMatcher
 from functools import lru_cache
-from io import StringIO
+from io import BytesIO, StringIO
 import json
 import math
 from pathlib import Path
 import re
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 import unicodedata
 import warnings
@@ -421,7 +424,7 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
         **kept,
         "item_id": item_id,
         "set_id": set_id or (parts[1] if parts else item_id),
-        "canonical_id": taken["canonical_id"],
+        "canonical_id": _whole(taken["canonical_id"]),
         "lang": spoken,
         "domain": given.get("domain") or (tongue and tongue[2]) or domain or "custom",
         "category": str(taken["category"] or ""),
@@ -442,17 +445,40 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
     if parts:
         item["variation_id"] = parts[2]  # the stored number is a float, to which 4.10 and 4.1 are one
     for key, value in item.items():
+        if value is not None and (wanted := _kinds.get(key)) and not wanted(value):
+            raise ValueError(f"{key!r} cannot be {str(value)[:60]!r}")
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
                 raise ValueError(f"{key!r} is not valid Unicode: it holds a lone surrogate")
     return item
 
 
+def _are_edits(value: Any) -> bool:
+    parts = {"field": str, "start": int, "end": int, "source": str, "target": str}
+    return isinstance(value, list) and all(
+        isinstance(edit, Mapping)
+        and edit.keys() == parts.keys()
+        and all(type(edit[part]) is kind for part, kind in parts.items())
+        for edit in value
+    )
+
+
+# what a column can hold; the others are made here
+_kinds: dict[str, Any] = {
+    **dict.fromkeys(("lang", "domain", "perturbation", "delimiter", "reason"), lambda v: isinstance(v, str)),
+    "target": lambda v: v in ("question", "choices", "both"),
+    "severity": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e300,
+    "seed": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+    "answer": lambda v: abs(v) < 2**63,
+    "edits": _are_edits,
+}
+
+
 def _choices(value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = value.split("|")
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(
@@ -474,7 +500,7 @@ def _answer(value: Any, label: Any, absent: bool) -> int | None:
         number = letter
     else:
         number = int(letter) if isinstance(letter, str) and re.fullmatch(r"-?[0-9]{1,6}", letter.strip()) else None
-    if number is None or number != int(number):
+    if number is None or not math.isfinite(number) or number != int(number):
         raise ValueError(f"'answer' must be the index of the right option from 0, or its letter, got {letter!r}")
     if isinstance(label, str) and label.strip() and number != ord(label.strip()[0]) - ord("A"):
         raise ValueError(f"'answer' {int(number)} and 'answer_label' {label!r} disagree")
@@ -1464,7 +1490,9 @@ def _read(path: Path, lang: str | None, domain: str | None, *, skip: bool) -> pl
         )
         try:
             records = _records(file, skip=skip)
-        except (UnicodeDecodeError, json.JSONDecodeError, pl.exceptions.PolarsError) as problem:
+        except (ValueError, csv.Error, RecursionError, pl.exceptions.PolarsError) as problem:
+            if str(problem).startswith("load_benchmark: "):
+                raise
             raise ValueError(
                 f"load_benchmark: needs a file in UTF-8 that is what its ending says, got {file.name!r}, which cannot be read ({problem}). "
                 "Save it again as JSON lines."
@@ -1499,7 +1527,7 @@ def _check_inside(path: Path, files: Sequence[Path]) -> None:
 
 def _records(file: Path, *, skip: bool) -> list[Any]:
     if file.suffix == ".parquet":
-        return pl.read_parquet(file).to_dicts()
+        return _parquet(file).to_dicts()
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".csv", ".tsv"):
         cells = csv.DictReader(StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
@@ -1510,14 +1538,17 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
             for row in cells
         ]
     if file.suffix == ".json":
-        return json.loads(text)
+        whole = json.loads(text)
+        if not isinstance(whole, list):
+            raise ValueError(f"it holds a {type(whole).__name__}, not a list of records")
+        return whole
     rows, broken = [], []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as problem:
-                broken.append(f"line {number}: {problem.msg}")
+            except (ValueError, RecursionError) as problem:
+                broken.append(f"line {number}: {getattr(problem, 'msg', problem)}")
     if broken and skip:
         _left_out("load_benchmark", f"{len(broken)} lines of {file.name!r} that are no JSON", broken)
     elif broken:
@@ -1526,6 +1557,18 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
             "Correct these lines and load again."
         )
     return rows
+
+
+def _parquet(file: Path) -> pl.DataFrame:
+    "The frame of a file, read elsewhere: a damaged one can end the process that reads it."
+    program = "import sys, polars; polars.read_parquet(sys.argv[1]).write_ipc(sys.argv[2])"
+    with TemporaryDirectory() as folder:
+        read = Path(folder) / "read.arrow"
+        done = subprocess.run([sys.executable, "-c", program, str(file), str(read)], capture_output=True, text=True)
+        if done.returncode:
+            said = next((line for line in reversed(done.stderr.splitlines()) if "rror" in line or "failed" in line), "")
+            raise pl.exceptions.ComputeError(said[:200] or f"the reader ended with status {done.returncode}")
+        return pl.read_ipc(BytesIO(read.read_bytes()))
 
 
 def _from_hub(name: str) -> Path:
