@@ -70,7 +70,61 @@ def code_version(
     "Hash of the source that decides what `function` computes."
     if function.__module__ == "__main__":
         return content_hash(inspect.getsource(function))
-    return content_hash(sorted(_sources(function.__module__, {}).items()))
+    own, below = _used(function.__module__, function.__qualname__.partition(".")[0])
+    sources: dict[str, str] = {}
+    for module in below:
+        _sources(module, sources)
+    return content_hash(own, sorted(sources.items()))
+
+
+def _used(module: str, name: str) -> tuple[list[str], list[str]]:
+    "What `name` uses of its own module, as source, and the modules of its package that it uses, but this one, which only carries results."
+    spec, package = find_spec(module), module.partition(".")[0]
+    source = Path(str(spec and spec.origin)).read_text(encoding="utf-8")
+    bound: dict[str, list[ast.stmt]] = {}
+    reached, below, waiting = dict[int, ast.stmt](), set[str](), [name]
+    for node in ast.parse(source).body:
+        names = _bound(node)
+        for own in names:
+            bound.setdefault(own, []).append(node)
+        if not names:  # not a definition: it may change any of them
+            reached[id(node)] = node
+            waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
+    seen = set[str]()
+    while waiting:
+        if (one := waiting.pop()) in seen:
+            continue
+        seen.add(one)
+        for node in bound.get(one, []):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                below |= _modules_below(ast.unparse(node), package)
+            elif id(node) not in reached:
+                reached[id(node)] = node
+                below |= _modules_below(ast.unparse(node), package)
+                waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
+    return sorted(str(ast.get_source_segment(source, node)) for node in reached.values()), sorted(
+        below - {module, __name__}
+    )
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    "Names that a statement of a module defines, none if it does something else."
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return [""]  # a docstring
+    targets = (
+        node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else [None]
+    )
+    return [t.id for t in targets if isinstance(t, ast.Name)] if all(isinstance(t, ast.Name) for t in targets) else []
+
+
+def _modules_below(source: str, package: str) -> set[str]:
+    "Modules of `package` that a source imports."
+    found = re.findall(rf"^\s*(?:from|import) (?:\.|{re.escape(package)}\.)(\w+)", source, re.MULTILINE)
+    return {f"{package}.{name}" for name in found}
 
 
 def _sources(module: str, seen: dict[str, str]) -> dict[str, str]:
@@ -79,9 +133,8 @@ def _sources(module: str, seen: dict[str, str]) -> dict[str, str]:
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return seen
     seen[module] = source = Path(spec.origin).read_text(encoding="utf-8")
-    package = module.partition(".")[0]
-    for below in re.findall(rf"^\s*(?:from|import) (?:\.|{re.escape(package)}\.)(\w+)", source, re.MULTILINE):
-        _sources(f"{package}.{below}", seen)
+    for below in _modules_below(source, module.partition(".")[0]):
+        _sources(below, seen)
     return seen
 
 # %% ../nbs/02_run.ipynb #668d02a6

@@ -45,9 +45,16 @@ def with_atheris(catch: Catcher, seconds: int, corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for i in range(256):
         (corpus / f"seed-{i}").write_bytes(
-            bytes([i, i // 2, i // 3, i % 5, i % 7, i % 3]) + "The sky is blue; Gökyüzü mavi, 天空是蓝色的 آسمان".encode()
+            bytes([i, i // 2, i // 3, i % 5, i % 7, i % 3])
+            + "The sky is blue; Gökyüzü mavi, 天空是蓝色的 آسمان".encode()
         )
-    options = [f"-max_total_time={seconds}", "-max_len=512", "-rss_limit_mb=3000", "-timeout=60", "-print_final_stats=1"]
+    options = [
+        f"-max_total_time={seconds}",
+        "-max_len=512",
+        "-rss_limit_mb=3000",
+        "-timeout=60",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], catch)
     atheris.Fuzz()
 
@@ -61,7 +68,11 @@ def with_hypothesis(catch: Catcher, seconds: int) -> None:
     head = st.binary(min_size=2, max_size=24)
 
     @settings(
-        max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+        max_examples=2000,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
     )
     @given(st.tuples(head, words | st.binary(max_size=80)))
     def explore(parts: tuple[bytes, bytes]) -> None:
@@ -77,7 +88,9 @@ def main() -> int:
     parser.add_argument("target", choices=["text", "loaders", "importers"])
     parser.add_argument("--engine", choices=["atheris", "hypothesis"], default="hypothesis")
     parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder for crashing inputs and the corpus")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/fuzz"), help="folder for crashing inputs and the corpus"
+    )
     given = parser.parse_args()
     if given.engine == "atheris":
         import atheris

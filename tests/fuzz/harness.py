@@ -103,7 +103,8 @@ def text(data: bytes) -> None:
             blocks = align(own.spans(version), twin.spans(version))
             if blocks["a_end"].max() != len(own.spans(version)) or blocks["b_end"].max() != len(twin.spans(version)):
                 raise Crash("align: tokens are missing from the blocks")
-        cut_shift(edited, own, lang=lang).summary
+        if not cut_shift(edited, own, lang=lang).summary.height:
+            raise Crash("cut_shift: no summary")
 
 
 RECORD = {
