@@ -153,6 +153,8 @@ def _about(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     if not (members is None or (isinstance(members, list) and all(isinstance(name, str) for name in members))):
         raise ValueError(f"the subtasks of {task!r} must be names, got {members!r}")
     counts = [((run.get("n-samples") or {}).get(name) or {}).get("effective") for name in members or [task]]
+    if wrong := [count for count in counts if count is not None and (type(count) is not int or not 0 <= count < 2**63)]:
+        raise ValueError(f"the items of {task!r} must be counted in whole numbers, got {wrong[0]!r}")
     metadata = ((run.get("configs") or {}).get(task) or {}).get("metadata") or {}
     version = (run.get("versions") or {}).get(task)
     return {
@@ -304,7 +306,7 @@ def _sample(line: Any, task: str) -> dict[str, Any]:
     answers = line.get("filtered_resps") or [tries[0] for tries in line["resps"]]
     values = [_loglikelihood(answer) for answer in answers]
     k = len(choices)
-    if k < 2 or any(not isinstance(choice, str) or not choice for choice in choices):
+    if not isinstance(choices, list) or k < 2 or any(not isinstance(choice, str) or not choice for choice in choices):
         raise ValueError(f"needs at least two non-empty options, got {choices}")
     if len(values) not in (k, 2 * k):
         raise ValueError(f"needs one log-likelihood per option, got {len(values)} for {k} options")

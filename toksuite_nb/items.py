@@ -1528,6 +1528,8 @@ def _check_inside(path: Path, files: Sequence[Path]) -> None:
 def _records(file: Path, *, skip: bool) -> list[Any]:
     if file.suffix == ".parquet":
         return _parquet(file).to_dicts()
+    if file.suffix == ".jsonl":
+        return _lines(file, skip=skip)
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".csv", ".tsv"):
         cells = csv.DictReader(StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
@@ -1537,16 +1539,19 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
             else {key: value for key, value in row.items() if key and value not in (None, "")}
             for row in cells
         ]
-    if file.suffix == ".json":
-        whole = json.loads(text)
-        if not isinstance(whole, list):
-            raise ValueError(f"it holds a {type(whole).__name__}, not a list of records")
-        return whole
+    whole = json.loads(text)
+    if not isinstance(whole, list):
+        raise ValueError(f"it holds a {type(whole).__name__}, not a list of records")
+    return whole
+
+
+def _lines(file: Path, *, skip: bool) -> list[Any]:
+    # decoded one by one, so that a line in another encoding does not take the others with it
     rows, broken = [], []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line.decode("utf-8")))
             except (ValueError, RecursionError) as problem:
                 broken.append(f"line {number}: {getattr(problem, 'msg', problem)}")
     if broken and skip:
