@@ -24,7 +24,7 @@ from .core import check_frame, item_schema
 from .finetune import FinetuneConfig, Task, measure_curve, task_budgets
 from .gradients import Gram, gradient_gram
 from .lm import LM
-from .perturb import perturb, perturb_items
+from .perturb import NotApplicable, perturb, perturb_items
 from .run import Cell, ResultStore, cell_function, path_hash
 from .score import scorable, score
 from .store import atomic_write
@@ -60,7 +60,7 @@ def _model(folder: str, content: str, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype)
     )
     return model.to(device).eval()
@@ -188,7 +188,9 @@ def perturb_texts(
             perturb(text, name, lang, seed=seed, item_id=str(i), severity=severity) for i, text in enumerate(part, at)
         ]
         rows = [
-            (i, text, edited.text if edited else None, lang, None if edited else edited.reason)
+            (i, text, None, lang, edited.reason)
+            if isinstance(edited, NotApplicable)
+            else (i, text, edited.text, lang, None)
             for i, (text, edited) in enumerate(zip(part, made, strict=True), at)
         ]
         yield pl.DataFrame(rows, schema=schema, orient="row")
