@@ -96,7 +96,7 @@ def test_importing_and_using_the_light_part_opens_no_connection() -> None:
         "def refused(*a, **k): raise RuntimeError('a connection was tried')\n"
         "socket.socket.connect = refused; socket.create_connection = refused; socket.getaddrinfo = refused\n"
         "from toksuite_nb.perturb import perturb\nfrom toksuite_nb.items import load_benchmark\n"
-        "from toksuite_nb.tokenizer import load_tokenizer, tokenize\nfrom toksuite_nb.card import card\n"
+        "from toksuite_nb.tokenizer import load_tokenizer, tokenize\nfrom toksuite_nb.card import tokenizer_card\n"
         "import toksuite_nb.run, toksuite_nb.robustness, toksuite_nb.efficiency\n"
         "tokenize(['The sky is blue'], ['bytes', 'tekken']); load_benchmark('embedded'); perturb('The sky', 'uppercase', 'en', seed=0)\n"
     )
@@ -125,7 +125,7 @@ def rendered(folder: Path) -> dict[str, str]:
     import ipywidgets as w
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    from toksuite_nb.card import card
+    from toksuite_nb.card import tokenizer_card
     from toksuite_nb.explorers import PerturbationExplorer, TokenizerExplorer, before_after_html, edits_html
     from toksuite_nb.intrinsic import compare
     from toksuite_nb.labeling import LabelingDesk
@@ -138,7 +138,7 @@ def rendered(folder: Path) -> dict[str, str]:
     edited = perturb(text, "adjacent_swap", "en", seed=0)
     loaded = load_tokenizer(raw, HOSTILE)
     made = {
-        "card": card(loaded)._repr_html_(),
+        "card": tokenizer_card(loaded)._repr_html_(),
         "compare": compare({HOSTILE: raw}, pl.DataFrame({"text": [text], "lang": ["en"]}), draws=0)._repr_html_(),
         "edits": edits_html(edited),
         "before and after": before_after_html(edited),

@@ -38,7 +38,7 @@ def fetch_model(
     revision: str,  # Commit, 40 hexadecimal digits
 ) -> Path:  # Folder of the snapshot
     "A model of the Hugging Face hub at one commit: safetensors and text files only."
-    if not re.fullmatch(r"[0-9a-f]{40}", revision) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"[0-9a-f]{40}", revision) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise ValueError(
             f"fetch_model: needs owner/name and a commit of 40 hexadecimal digits, got {name!r} and {revision!r}. "
             "The model's page lists its commits; a branch can change under its name."

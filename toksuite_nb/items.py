@@ -1579,15 +1579,17 @@ def _parquet(file: Path) -> pl.DataFrame:
 def _from_hub(name: str) -> Path:
     kinds = (
         f"'embedded'; a file ({', '.join(_suffixes)}) or a folder of such files; a data set of the hub, "
-        "'toksuite/toksuite_english' (chinese, farsi, italian, turkish, math, stem, general); a frame or a list of records"
+        "'toksuite/toksuite_english' (chinese, farsi, italian, turkish, math, stem, general), also at a commit, 'owner/name@commit'; a frame or a list of records"
     )
+    name, _, revision = name.partition("@")
     if Path(name).suffix in _suffixes or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         kind = FileNotFoundError if Path(name).suffix in _suffixes or "/" in name else KeyError
         raise kind(f"load_benchmark: there is no benchmark {name!r}. Give one of: {kinds}.")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "*.jsonl", "*.csv"]))
+        patterns = ["*.parquet", "*.jsonl", "*.csv"]
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
     except Exception as problem:  # the hub's client raises many kinds, from its own and from its transport
         raise OSError(
             f"load_benchmark: could not fetch {name!r} from the Hugging Face hub ({type(problem).__name__}). Check the name and the connection, "
