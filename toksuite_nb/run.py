@@ -794,7 +794,7 @@ def _ray(todo: _Todo, store: ResultStore, executor: RayCluster) -> Iterator[tupl
             i, cell, tries = running.pop(ready)
             try:
                 report, line = ray.get(ready)
-            except ray.exceptions.RayActorError as error:
+            except ray.exceptions.RayError as error:  # its process died, was short of memory, or could not start
                 actors.pop(i)
                 if tries < executor.retries:
                     give(i, cell, tries + 1)
