@@ -243,7 +243,7 @@ def test_plain_values_come_back_as_they_were(value: object) -> None:
 def test_what_cannot_be_stored_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot store a set"):
         encode_value({"x": {1, 2}})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="arrays must hold numbers"):
         encode_value(np.array([object()]))
     with pytest.raises(ValueError, match="on_error"):
         run_cells([], "unused", executor=InProcess(), on_error="ignore")  # type: ignore[arg-type]

@@ -193,6 +193,11 @@ def encode_value(
         value.write_ipc(buffer, compression="zstd")
         return {"__frame__": b64encode(buffer.getvalue()).decode()}
     if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise ValueError(
+                f"encode_value: arrays must hold numbers, truth values or text, got one of objects, shape {value.shape}. "
+                "Give it a dtype, or return a list."
+            )
         buffer = BytesIO()
         np.save(buffer, value, allow_pickle=False)
         return {"__array__": b64encode(buffer.getvalue()).decode()}
