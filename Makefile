@@ -10,7 +10,7 @@ ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
 ARGS   ?=
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo lab test lint types sync notebooks unit browser docs bench readme outputs suite study clean
+.PHONY: demo lab test lint types sync notebooks unit browser docs bench fuzz readme outputs suite study clean
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ $(VENV)/.dev: $(VENV)/.ready
 	@touch $@
 $(VENV)/.bench: $(VENV)/.dev
 	$(UV) -e '.[models,lab,dev,bench]'
+	@touch $@
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(UV) -e '.[models,lab,dev,fuzz]'
 	@touch $@
 $(VENV)/.docs: $(VENV)/.dev
 	$(UV) -e '.[models,lab,dev,docs]'
@@ -62,6 +65,13 @@ docs/_static/vendor/embed-amd.js: $(VENV)/.docs docs/assets.py
 # speed beside the peers, as ratios of medians; not part of the tests, because it wants a quiet machine
 bench: $(VENV)/.bench
 	$(BIN)/pytest -q -s tests/bench
+
+# an hour: three targets, two engines, ten minutes each; crashing inputs are kept in build/fuzz
+SECONDS_EACH ?= 600
+fuzz: $(VENV)/.fuzz
+	for target in text loaders importers; do for engine in atheris hypothesis; do \
+	$(BIN)/python tests/fuzz/fuzz.py $$target --engine $$engine --seconds $(SECONDS_EACH); done; done
+	! find build/fuzz -type f -not -path '*/corpus-*' | grep .
 
 # what is committed and made from something else
 readme: $(VENV)/.dev

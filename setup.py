@@ -35,7 +35,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         extra: cfg[f"{extra}_requirements"].split()
-        for extra in ("models", "lab", "harness", "ray", "dev", "bench", "docs")
+        for extra in ("models", "lab", "harness", "ray", "dev", "bench", "fuzz", "docs")
     },
     python_requires=">=" + cfg["min_python"],
     entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from toksuite_nb.run import cell_function
+from toksuite_nb.run import Cell, InProcess, Processes, RayCluster, cell_function, run_cells
 
 
 @cell_function
@@ -14,7 +14,7 @@ def square(i: int, seconds: float = 0.0, log: Path | None = None) -> pl.DataFram
     """The square of `i`; `log` gets a line when the work begins."""
     if log:
         handle = os.open(os.fspath(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(handle, b"%d\n" % i)
+        os.write(handle, b"%d %d\n" % (i, os.getpid()))
         os.close(handle)
     time.sleep(seconds)
     if i == 0:
@@ -32,3 +32,15 @@ def die(i: int) -> None:
 def weights(model: Path) -> int:
     """Bytes of a model."""
     return sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+
+
+def squares(n: int, **inputs: object) -> list[Cell]:
+    """`n` cells in three groups."""
+    return [Cell(square, {"i": i, **inputs}, group=str(i % 3)) for i in range(n)]
+
+
+def drive(executor: str, folder: str, log: str, seconds: str, address: str) -> None:
+    """Compute 200 cells, as a process of its own does it."""
+    executors = {"in process": InProcess(), "processes": Processes(2), "ray": RayCluster(2, address=address)}
+    cells = squares(200, seconds=float(seconds), log=log)
+    run_cells(cells, folder, executor=executors[executor], show_progress=False)  # type: ignore[arg-type]

@@ -57,18 +57,19 @@ def read_results(
 ) -> pl.DataFrame:  # `result_schema`, one row per file, task or group, metric and filter
     "Every figure of lm-eval result files."
     files = _files(source, "results_*.json", "read_results")
-    rows, problems = [], []
+    schema = {c.name: c.dtype for c in result_schema.columns}
+    frames, problems = [], []
     for file in files:
         try:
-            rows += _result_rows(file)
-        except (ValueError, AttributeError, TypeError) as problem:
-            problems.append(f"{file.name}: {problem}")
+            frames.append(pl.DataFrame(_result_rows(file), schema=schema, orient="row"))
+        except _unreadable as problem:
+            problems.append(f"{file.name}: {_said(problem)}")
     if problems:
         raise ValueError(
             f"read_results: each file must hold the results of an lm-eval run, got {len(problems)} of {len(files)} that do not: "
             f"{'; '.join(problems)}. Pass the results_<time>.json files that lm_eval --output_path wrote."
         )
-    frame = pl.DataFrame(rows, schema={c.name: c.dtype for c in result_schema.columns}, orient="row")
+    frame = pl.concat(frames)
     keep = _one_each(
         frame.select("file", "model", "tokenizer", "task").unique(maintain_order=True), duplicates, "read_results"
     )
@@ -77,6 +78,19 @@ def read_results(
         result_schema,
         "read_results",
     )
+
+
+# what other content than expected makes of reading it
+_unreadable = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    pl.exceptions.PolarsError,
+)
 
 
 def _files(source: str | Path, pattern: str, where: str) -> list[Path]:
@@ -136,7 +150,11 @@ def _result_rows(file: Path) -> list[tuple[Any, ...]]:
 def _about(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     "What the run says of one task or group beside its figures."
     members = (run.get("group_subtasks") or {}).get(task)
+    if not (members is None or (isinstance(members, list) and all(isinstance(name, str) for name in members))):
+        raise ValueError(f"the subtasks of {task!r} must be names, got {members!r}")
     counts = [((run.get("n-samples") or {}).get(name) or {}).get("effective") for name in members or [task]]
+    if wrong := [count for count in counts if count is not None and (type(count) is not int or not 0 <= count < 2**63)]:
+        raise ValueError(f"the items of {task!r} must be counted in whole numbers, got {wrong[0]!r}")
     metadata = ((run.get("configs") or {}).get(task) or {}).get("metadata") or {}
     version = (run.get("versions") or {}).get(task)
     return {
@@ -162,7 +180,7 @@ def _number(value: Any) -> float | None:
     "A number that may be written as text, e.g. `'N/A'`."
     try:
         return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 # %% ../nbs/34_harness.ipynb #118ed13a
@@ -223,14 +241,23 @@ def read_samples(
             f"read_samples: reads one model at a time, got {found.select('model', 'tokenizer').unique(maintain_order=True).rows()[:5]} "
             f"in {str(source)!r}. Pass the folder of one run, and concatenate the scores."
         )
-    samples, problems = [], []
+    samples, places, problems = [], [], []
     for file, _, _, task in _one_each(found, duplicates, "read_samples").sort("task", "file").rows():
-        for number, line in enumerate(Path(file).read_text(encoding="utf-8-sig").split("\n"), 1):
+        for number, line in enumerate(Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
             if line.strip():
                 try:
-                    samples.append(_sample(json.loads(line), task))
-                except (ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+                    samples.append(_sample(json.loads(line.decode("utf-8")), task))
+                    places.append((Path(file).name, number))
+                except _unreadable as problem:
                     problems.append((Path(file).name, number, _said(problem)))
+    try:
+        run = _harness_run(samples, named[0][1], named[0][2], problems)
+    except _unreadable:
+        # an item that cannot be made: found one by one, so that the others are kept
+        said = [_no_item(sample) for sample in samples]
+        problems = sorted([*problems, *((*place, s) for place, s in zip(places, said, strict=True) if s)])
+        samples = [sample for sample, s in zip(samples, said, strict=True) if not s]
+        run = _harness_run(samples, named[0][1], named[0][2], problems)
     if problems and refuse:
         first = "; ".join(f"{file} line {number}: {problem}" for file, number, problem in problems[:5])
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -238,7 +265,15 @@ def read_samples(
             f"read_samples: each line must be a multiple-choice sample of lm-eval, got {len(problems)} of "
             f"{len(problems) + len(samples)} that are not: {first}{more}. Pass refuse=False to read the others and to see these in problems."
         )
-    return _harness_run(samples, named[0][1], named[0][2], problems)
+    return run
+
+
+def _no_item(sample: dict[str, Any]) -> str | None:
+    try:
+        _harness_run([sample], "", "", [])
+    except _unreadable as problem:
+        return _said(problem)
+    return None
 
 
 def _beside(file: Path, model: str | None, tokenizer: str | None) -> tuple[str, str]:
@@ -249,7 +284,7 @@ def _beside(file: Path, model: str | None, tokenizer: str | None) -> tuple[str, 
     for beside in [*same, *sorted(file.parent.glob("results_*.json"))][:1]:
         try:
             read = _names(json.loads(beside.read_text(encoding="utf-8")))
-        except (ValueError, AttributeError):
+        except (*_unreadable, OSError):
             continue
     own = model or read[0] or file.resolve().parent.name
     return own, tokenizer or read[1] or own
@@ -260,7 +295,7 @@ def _task_of(file: Path) -> str:
 
 
 def _said(problem: Exception) -> str:
-    return f"has no {problem}" if isinstance(problem, KeyError) else str(problem)
+    return f"has no {problem}" if isinstance(problem, KeyError) else str(problem).partition("\n")[0][:300]
 
 # %% ../nbs/34_harness.ipynb #1f36f597
 def _sample(line: Any, task: str) -> dict[str, Any]:
@@ -271,7 +306,7 @@ def _sample(line: Any, task: str) -> dict[str, Any]:
     answers = line.get("filtered_resps") or [tries[0] for tries in line["resps"]]
     values = [_loglikelihood(answer) for answer in answers]
     k = len(choices)
-    if k < 2 or any(not isinstance(choice, str) or not choice for choice in choices):
+    if not isinstance(choices, list) or k < 2 or any(not isinstance(choice, str) or not choice for choice in choices):
         raise ValueError(f"needs at least two non-empty options, got {choices}")
     if len(values) not in (k, 2 * k):
         raise ValueError(f"needs one log-likelihood per option, got {len(values)} for {k} options")
@@ -279,12 +314,15 @@ def _sample(line: Any, task: str) -> dict[str, Any]:
     if not re.fullmatch(r"\d+", str(gold)) or int(gold) >= k:
         raise ValueError(f"target must be the index of an option, got {gold!r} for {k} options")
     whole = requests[0][1] if requests else ""
+    question = doc.get("question") if isinstance(doc.get("question"), str) else requests[0][0]
     delimiter = whole.removesuffix(choices[0]) if whole.endswith(choices[0]) else doc.get("delimiter", " ")
+    if not isinstance(question, str) or not isinstance(delimiter, str):
+        raise ValueError(f"question and delimiter must be text, got {question!r} and {delimiter!r}")
     return {
         "task": task,
         "doc_id": line.get("doc_id"),
         "doc": doc,
-        "question": doc.get("question") if isinstance(doc.get("question"), str) else requests[0][0],
+        "question": question,
         "choices": choices,
         "answer": int(gold),
         "delimiter": delimiter,

@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 import csv
 from difflib import SequenceMatcher
 from functools import lru_cache
-from io import StringIO
+from io import BytesIO, StringIO
 import json
 import math
 from pathlib import Path
 import re
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 import unicodedata
 import warnings
@@ -421,7 +424,7 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
         **kept,
         "item_id": item_id,
         "set_id": set_id or (parts[1] if parts else item_id),
-        "canonical_id": taken["canonical_id"],
+        "canonical_id": _whole(taken["canonical_id"]),
         "lang": spoken,
         "domain": given.get("domain") or (tongue and tongue[2]) or domain or "custom",
         "category": str(taken["category"] or ""),
@@ -442,17 +445,40 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
     if parts:
         item["variation_id"] = parts[2]  # the stored number is a float, to which 4.10 and 4.1 are one
     for key, value in item.items():
+        if value is not None and (wanted := _kinds.get(key)) and not wanted(value):
+            raise ValueError(f"{key!r} cannot be {str(value)[:60]!r}")
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
                 raise ValueError(f"{key!r} is not valid Unicode: it holds a lone surrogate")
     return item
 
 
+def _are_edits(value: Any) -> bool:
+    parts = {"field": str, "start": int, "end": int, "source": str, "target": str}
+    return isinstance(value, list) and all(
+        isinstance(edit, Mapping)
+        and edit.keys() == parts.keys()
+        and all(type(edit[part]) is kind for part, kind in parts.items())
+        for edit in value
+    )
+
+
+# what a column can hold; the others are made here
+_kinds: dict[str, Any] = {
+    **dict.fromkeys(("lang", "domain", "perturbation", "delimiter", "reason"), lambda v: isinstance(v, str)),
+    "target": lambda v: v in ("question", "choices", "both"),
+    "severity": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e300,
+    "seed": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+    "answer": lambda v: abs(v) < 2**63,
+    "edits": _are_edits,
+}
+
+
 def _choices(value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = value.split("|")
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(
@@ -474,7 +500,7 @@ def _answer(value: Any, label: Any, absent: bool) -> int | None:
         number = letter
     else:
         number = int(letter) if isinstance(letter, str) and re.fullmatch(r"-?[0-9]{1,6}", letter.strip()) else None
-    if number is None or number != int(number):
+    if number is None or not math.isfinite(number) or number != int(number):
         raise ValueError(f"'answer' must be the index of the right option from 0, or its letter, got {letter!r}")
     if isinstance(label, str) and label.strip() and number != ord(label.strip()[0]) - ord("A"):
         raise ValueError(f"'answer' {int(number)} and 'answer_label' {label!r} disagree")
@@ -1464,7 +1490,9 @@ def _read(path: Path, lang: str | None, domain: str | None, *, skip: bool) -> pl
         )
         try:
             records = _records(file, skip=skip)
-        except (UnicodeDecodeError, json.JSONDecodeError, pl.exceptions.PolarsError) as problem:
+        except (ValueError, csv.Error, RecursionError, pl.exceptions.PolarsError) as problem:
+            if str(problem).startswith("load_benchmark: "):
+                raise
             raise ValueError(
                 f"load_benchmark: needs a file in UTF-8 that is what its ending says, got {file.name!r}, which cannot be read ({problem}). "
                 "Save it again as JSON lines."
@@ -1499,7 +1527,9 @@ def _check_inside(path: Path, files: Sequence[Path]) -> None:
 
 def _records(file: Path, *, skip: bool) -> list[Any]:
     if file.suffix == ".parquet":
-        return pl.read_parquet(file).to_dicts()
+        return _parquet(file).to_dicts()
+    if file.suffix == ".jsonl":
+        return _lines(file, skip=skip)
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".csv", ".tsv"):
         cells = csv.DictReader(StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
@@ -1509,15 +1539,21 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
             else {key: value for key, value in row.items() if key and value not in (None, "")}
             for row in cells
         ]
-    if file.suffix == ".json":
-        return json.loads(text)
+    whole = json.loads(text)
+    if not isinstance(whole, list):
+        raise ValueError(f"it holds a {type(whole).__name__}, not a list of records")
+    return whole
+
+
+def _lines(file: Path, *, skip: bool) -> list[Any]:
+    # decoded one by one, so that a line in another encoding does not take the others with it
     rows, broken = [], []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as problem:
-                broken.append(f"line {number}: {problem.msg}")
+                rows.append(json.loads(line.decode("utf-8")))
+            except (ValueError, RecursionError) as problem:
+                broken.append(f"line {number}: {getattr(problem, 'msg', problem)}")
     if broken and skip:
         _left_out("load_benchmark", f"{len(broken)} lines of {file.name!r} that are no JSON", broken)
     elif broken:
@@ -1528,18 +1564,32 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
     return rows
 
 
+def _parquet(file: Path) -> pl.DataFrame:
+    "The frame of a file, read elsewhere: a damaged one can end the process that reads it."
+    program = "import sys, polars; polars.read_parquet(sys.argv[1]).write_ipc(sys.argv[2])"
+    with TemporaryDirectory() as folder:
+        read = Path(folder) / "read.arrow"
+        done = subprocess.run([sys.executable, "-c", program, str(file), str(read)], capture_output=True, text=True)
+        if done.returncode:
+            said = next((line for line in reversed(done.stderr.splitlines()) if "rror" in line or "failed" in line), "")
+            raise pl.exceptions.ComputeError(said[:200] or f"the reader ended with status {done.returncode}")
+        return pl.read_ipc(BytesIO(read.read_bytes()))
+
+
 def _from_hub(name: str) -> Path:
     kinds = (
         f"'embedded'; a file ({', '.join(_suffixes)}) or a folder of such files; a data set of the hub, "
-        "'toksuite/toksuite_english' (chinese, farsi, italian, turkish, math, stem, general); a frame or a list of records"
+        "'toksuite/toksuite_english' (chinese, farsi, italian, turkish, math, stem, general), also at a commit, 'owner/name@commit'; a frame or a list of records"
     )
+    name, _, revision = name.partition("@")
     if Path(name).suffix in _suffixes or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         kind = FileNotFoundError if Path(name).suffix in _suffixes or "/" in name else KeyError
         raise kind(f"load_benchmark: there is no benchmark {name!r}. Give one of: {kinds}.")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "*.jsonl", "*.csv"]))
+        patterns = ["*.parquet", "*.jsonl", "*.csv"]
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
     except Exception as problem:  # the hub's client raises many kinds, from its own and from its transport
         raise OSError(
             f"load_benchmark: could not fetch {name!r} from the Hugging Face hub ({type(problem).__name__}). Check the name and the connection, "

@@ -109,7 +109,7 @@ def read_journal(
             ):
                 raise ValueError
             lines.append(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             bad.append(number)
     if bad:
         raise ValueError(

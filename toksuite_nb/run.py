@@ -9,8 +9,10 @@ __all__ = ['Executor', 'Report', 'path_hash', 'code_version', 'cell_function', '
 
 # %% ../nbs/02_run.ipynb #c9e65e65
 from argparse import ArgumentParser
+import ast
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -18,7 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 import inspect
 from io import BytesIO
-from itertools import pairwise
+from itertools import islice, pairwise
 import json
 import os
 from pathlib import Path
@@ -68,7 +70,61 @@ def code_version(
     "Hash of the source that decides what `function` computes."
     if function.__module__ == "__main__":
         return content_hash(inspect.getsource(function))
-    return content_hash(sorted(_sources(function.__module__, {}).items()))
+    own, below = _used(function.__module__, function.__qualname__.partition(".")[0])
+    sources: dict[str, str] = {}
+    for module in below:
+        _sources(module, sources)
+    return content_hash(own, sorted(sources.items()))
+
+
+def _used(module: str, name: str) -> tuple[list[str], list[str]]:
+    "What `name` uses of its own module, as source, and the modules of its package that it uses, but this one, which only carries results."
+    spec, package = find_spec(module), module.partition(".")[0]
+    source = Path(str(spec and spec.origin)).read_text(encoding="utf-8")
+    bound: dict[str, list[ast.stmt]] = {}
+    reached, below, waiting = dict[int, ast.stmt](), set[str](), [name]
+    for node in ast.parse(source).body:
+        names = _bound(node)
+        for own in names:
+            bound.setdefault(own, []).append(node)
+        if not names:  # not a definition: it may change any of them
+            reached[id(node)] = node
+            waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
+    seen = set[str]()
+    while waiting:
+        if (one := waiting.pop()) in seen:
+            continue
+        seen.add(one)
+        for node in bound.get(one, []):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                below |= _modules_below(ast.unparse(node), package)
+            elif id(node) not in reached:
+                reached[id(node)] = node
+                below |= _modules_below(ast.unparse(node), package)
+                waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
+    return sorted(str(ast.get_source_segment(source, node)) for node in reached.values()), sorted(
+        below - {module, __name__}
+    )
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    "Names that a statement of a module defines, none if it does something else."
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return [""]  # a docstring
+    targets = (
+        node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else [None]
+    )
+    return [t.id for t in targets if isinstance(t, ast.Name)] if all(isinstance(t, ast.Name) for t in targets) else []
+
+
+def _modules_below(source: str, package: str) -> set[str]:
+    "Modules of `package` that a source imports."
+    found = re.findall(rf"^\s*(?:from|import) (?:\.|{re.escape(package)}\.)(\w+)", source, re.MULTILINE)
+    return {f"{package}.{name}" for name in found}
 
 
 def _sources(module: str, seen: dict[str, str]) -> dict[str, str]:
@@ -77,9 +133,8 @@ def _sources(module: str, seen: dict[str, str]) -> dict[str, str]:
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return seen
     seen[module] = source = Path(spec.origin).read_text(encoding="utf-8")
-    package = module.partition(".")[0]
-    for below in re.findall(rf"^\s*(?:from|import) (?:\.|{re.escape(package)}\.)(\w+)", source, re.MULTILINE):
-        _sources(f"{package}.{below}", seen)
+    for below in _modules_below(source, module.partition(".")[0]):
+        _sources(below, seen)
     return seen
 
 # %% ../nbs/02_run.ipynb #668d02a6
@@ -138,6 +193,11 @@ def encode_value(
         value.write_ipc(buffer, compression="zstd")
         return {"__frame__": b64encode(buffer.getvalue()).decode()}
     if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise ValueError(
+                f"encode_value: arrays must hold numbers, truth values or text, got one of objects, shape {value.shape}. "
+                "Give it a dtype, or return a list."
+            )
         buffer = BytesIO()
         np.save(buffer, value, allow_pickle=False)
         return {"__array__": b64encode(buffer.getvalue()).decode()}
@@ -184,7 +244,14 @@ class ResultStore:
         folder: Path | str,  # Made if it does not exist; one store may have many writers
     ) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"ResultStore: needs a folder, or a place where one can be made, got {error.strerror!r} for {self.folder}. "
+                "Choose another folder, or allow writing.",
+            ) from error
         self._found: dict[str, tuple[Path, int, int, str]] = {}
         self._read: dict[Path, int] = {}
         self._bad: list[tuple[str, int, str]] = []
@@ -237,7 +304,10 @@ class ResultStore:
             if not ends:
                 self._bad.append((path.name, start, "checksum does not fit"))
             return
-        key, value = body[:32].decode(), blake2b(body.partition(b'"value": ')[2], digest_size=8).hexdigest()
+        key, value = (
+            body[:32].decode(errors="replace"),
+            blake2b(body.partition(b'"value": ')[2], digest_size=8).hexdigest(),
+        )
         known = self._found.get(key)
         if known is None:
             self._found[key] = (path, start, len(line), value)
@@ -339,10 +409,16 @@ class ResultStore:
                 self._conflicts[key] = (self._found[key][0].name, path.name)
         return self
 
-    def close(self) -> None:
+    def sync(self) -> None:
         "Write everything through to the disk."
         if self._handle is not None:
             os.fsync(self._handle)
+            self._synced = monotonic()
+
+    def close(self) -> None:
+        "Write everything through to the disk and let the file go."
+        self.sync()
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
@@ -361,7 +437,10 @@ def _checksum(body: bytes) -> bytes:
 def _line(key: str, name: str, value: Any, seconds: float) -> bytes:
     "Checksum, key and record; the value stands last, so that it can be compared without being parsed."
     record = {"function": name, "seconds": round(seconds, 6), "value": encode_value(value)}
-    body = f"{key} {json.dumps(record)}".encode()
+    return _sealed(f"{key} {json.dumps(record)}".encode())
+
+
+def _sealed(body: bytes) -> bytes:
     return _checksum(body) + b" " + body + b"\n"
 
 # %% ../nbs/02_run.ipynb #3999b7f2
@@ -397,40 +476,79 @@ Report = tuple[str, float, str]
 
 
 def run_cells(
-    cells: Iterable[Cell],  # What shall be known in the end; equal cells count once
+    cells: Iterable[
+        Cell
+    ],  # What shall be known in the end; equal cells count once. A generator is read as work goes on
     store: ResultStore | Path | str,  # Where results are, or its folder
     *,
     executor: Executor = InProcess(),  # a frozen value. Where the work is done
     on_error: Literal["raise", "keep"] = "raise",  # At the first cell that fails: stop, or go on and report
+    ahead: int = 64,  # How many cells of a generator are held at once, >= 1
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # `key`, `function`, `group`, `state` (`found`, `computed`, `failed`), `seconds`, `error`
     "Compute every cell that `store` does not hold yet."
-    if on_error not in ("raise", "keep"):
-        raise ValueError(f"run_cells: on_error must be 'raise' or 'keep', got {on_error!r}. Choose one of them.")
+    if on_error not in ("raise", "keep") or ahead < 1:
+        raise ValueError(
+            f"run_cells: on_error must be 'raise' or 'keep' and ahead at least 1, got {on_error!r} and {ahead!r}. Correct them."
+        )
     store = store if isinstance(store, ResultStore) else ResultStore(store)
-    asked = {cell.key: cell for cell in cells}
-    todo = [cell for key, cell in asked.items() if key not in store.refresh()._found]
+    store.refresh()
+    asked: dict[str, tuple[str, str]] = {}
+
+    def missing() -> Iterator[Cell]:
+        for cell in cells:
+            if cell.key not in asked:
+                asked[cell.key] = (cell.name, cell.group)
+                if cell.key not in store._found:
+                    yield cell
+
+    known = list(missing()) if isinstance(cells, Sequence) else None
+    todo = _Todo(missing(), ahead) if known is None else _Todo(known, len(known))
     reports: dict[str, Report] = {}
     drive = _drivers[type(executor)](todo, store, executor)
     try:
-        for key, report in progress(drive, "cells", total=len(todo), show=show_progress):
+        for key, report in progress(drive, "cells", total=None if known is None else len(known), show=show_progress):
             reports[key] = report
             if report[0] == "failed" and on_error == "raise":
                 raise RuntimeError(
-                    f"run_cells: every cell must return, got an error for {asked[key]!r}: {report[2]} "
+                    f"run_cells: every cell must return, got an error for {asked[key][0]}, key {key[:8]}: {report[2]} "
                     "Results so far are stored; correct the cause and run again, or pass on_error='keep'."
                 )
     finally:
         drive.close()
+        store.sync()
         store.refresh()
-    rows = [(key, cell.name, cell.group, *reports.get(key, ("found", None, None))) for key, cell in asked.items()]
+    rows = [(key, *names, *reports.get(key, ("found", None, None))) for key, names in asked.items()]
     columns = ("key", "function", "group", "state", "seconds", "error")
     kinds = (pl.String, pl.String, pl.String, pl.String, pl.Float64, pl.String)
     return pl.DataFrame(rows, schema=dict(zip(columns, kinds, strict=True)), orient="row")
 
 
-def _in_process(todo: Sequence[Cell], store: ResultStore, executor: InProcess) -> Any:
-    for cell in sorted(todo, key=lambda cell: cell.group):
+class _Todo:
+    "Cells not given out yet, few of them held; a worker gets one of the group it has loaded, if there is one."
+
+    def __init__(self, cells: Iterable[Cell], ahead: int) -> None:
+        self.cells, self.ahead, self.held = iter(cells), ahead, 0
+        self.groups: dict[str, deque[Cell]] = {}
+        self.lock = threading.Lock()
+
+    def take(self, group: str) -> Cell | None:
+        "A cell, of `group` if one is held; None if all were given out."
+        with self.lock:
+            for cell in islice(self.cells, self.ahead - self.held):
+                self.groups.setdefault(cell.group, deque()).append(cell)
+                self.held += 1
+            left = {name: cells for name, cells in self.groups.items() if cells}
+            if not left:
+                return None
+            self.held -= 1
+            return left[group if group in left else max(left, key=lambda name: len(left[name]))].popleft()
+
+
+def _in_process(todo: _Todo, store: ResultStore, executor: InProcess) -> Iterator[tuple[str, Report]]:
+    group = ""
+    while cell := todo.take(group):
+        group = cell.group
         yield cell.key, _compute(cell, store)
 
 
@@ -455,28 +573,56 @@ _drivers: dict[type, Callable[..., Any]] = {InProcess: _in_process}
 
 # %% ../nbs/02_run.ipynb #75573c7f
 def _spec(cell: Cell) -> str:
-    "A cell as one line of JSON."
-    return json.dumps(
-        {"key": cell.key, "function": cell.name, "group": cell.group, "inputs": encode_value(dict(cell.inputs))}
-    )
+    "A cell as one line with its checksum."
+    spec = {"key": cell.key, "function": cell.name, "group": cell.group, "inputs": encode_value(dict(cell.inputs))}
+    return _sealed(json.dumps(spec).encode()).decode()
 
 
 def _from_spec(line: str) -> Cell:
     "The cell of a line, with the key that the line claims."
-    spec = json.loads(line)
-    module, _, name = spec["function"].partition(":")
-    function = getattr(import_module(module), name, None)
-    if function is None or not getattr(function, "is_cell", False):
+    check, _, body = line.strip().partition(" ")
+    try:
+        if _checksum(body.encode()).decode() != check:
+            raise ValueError("its checksum does not fit")
+        spec = json.loads(body)
+        key, name, group, inputs = (spec[part] for part in ("key", "function", "group", "inputs"))
+        if not isinstance(inputs, dict) or not all(isinstance(part, str) for part in (key, name, group)):
+            raise ValueError("its parts have other kinds")
+        inputs = decode_value(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"run: a line must be a cell as write_plan wrote it, got {line[:60]!r}: {error}. Make the plan again."
+        ) from error
+    module, _, function = name.partition(":")
+    if not _declared(module, function):
         raise TypeError(
-            f"run: a plan may only call cell functions, got {spec['function']}. Declare it with @cell_function in its module."
+            f"run: a plan may only call cell functions, got {name!r}. Declare it with @cell_function in its module."
         )
-    cell = Cell(function, decode_value(spec["inputs"]), spec["group"])
-    if cell.key != spec["key"]:
+    cell = Cell(getattr(import_module(module), function), inputs, group)
+    if cell.key != key:
         raise ValueError(
             f"run: a cell's code and inputs must be those of the plan, got other ones for {cell!r}. "
             "Files or code changed since the plan was made: make it again."
         )
     return cell
+
+
+@lru_cache(maxsize=256)
+def _declared(module: str, function: str) -> bool:
+    "Whether the source of `module` declares `function` a cell function. A file must not make us run a module to find out."
+    try:
+        spec = find_spec(module) if re.fullmatch(r"\w+(\.\w+)*", module) else None
+        source = Path(str(spec.origin)).read_text(encoding="utf-8") if spec and str(spec.origin).endswith(".py") else ""
+        body = ast.parse(source).body
+    except (ImportError, ValueError, OSError):
+        return False
+    marks = [
+        ast.unparse(mark)
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name == function
+        for mark in node.decorator_list
+    ]
+    return any(mark.rpartition(".")[2] == "cell_function" for mark in marks)
 
 
 def _work(line: str, store: ResultStore) -> Report:
@@ -518,7 +664,7 @@ class _Worker:
         assert self.process.stdin and self.process.stdout
         self.group = cell.group
         try:
-            self.process.stdin.write(_spec(cell) + "\n")
+            self.process.stdin.write(_spec(cell))
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except (BrokenPipeError, ValueError):
@@ -530,25 +676,7 @@ class _Worker:
         self.process.wait()
 
 
-class _Todo:
-    "Cells not given out yet; a worker gets one of the group it has loaded, if there is one."
-
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.lock = threading.Lock()
-        self.groups: dict[str, list[Cell]] = {}
-        for cell in reversed(cells):
-            self.groups.setdefault(cell.group, []).append(cell)
-
-    def take(self, group: str) -> Cell | None:
-        with self.lock:
-            left = {name: cells for name, cells in self.groups.items() if cells}
-            if not left:
-                return None
-            name = group if group in left else max(left, key=lambda name: len(left[name]))
-            return left[name].pop()
-
-
-def _importable(cells: Sequence[Cell], where: str) -> None:
+def _importable(cells: Iterable[Cell], where: str) -> None:
     local = sorted({cell.name for cell in cells if cell.function.__module__ == "__main__"})
     if local:
         raise ValueError(
@@ -557,28 +685,36 @@ def _importable(cells: Sequence[Cell], where: str) -> None:
         )
 
 
-def _processes(todo: Sequence[Cell], store: ResultStore, executor: Processes) -> Any:
-    _importable(todo, "run_cells")
-    waiting, done, workers = _Todo(todo), queue.Queue[tuple[str, Report]](), dict[int, _Worker]()
+def _processes(todo: _Todo, store: ResultStore, executor: Processes) -> Iterator[tuple[str, Report]]:
+    done, workers = queue.Queue[tuple[str, Report] | BaseException | None](), dict[int, _Worker]()
     stopping = threading.Event()
 
     def serve(i: int) -> None:
-        while not stopping.is_set() and (cell := waiting.take(workers[i].group if i in workers else "")):
-            report, code = None, None
-            for _ in range(executor.retries + 1):
-                if i not in workers:
-                    workers[i] = _Worker(store.folder, executor, i)
-                if (report := workers[i].ask(cell)) or stopping.is_set():
-                    break
-                code = workers.pop(i).process.wait()
-            done.put((cell.key, report or ("failed", 0.0, f"the worker process died with exit status {code}")))
+        try:
+            while not stopping.is_set() and (cell := todo.take(workers[i].group if i in workers else "")):
+                _importable([cell], "run_cells")
+                report, code = None, None
+                for _ in range(executor.retries + 1):
+                    if i not in workers:
+                        workers[i] = _Worker(store.folder, executor, i)
+                    if (report := workers[i].ask(cell)) or stopping.is_set():
+                        break
+                    code = workers.pop(i).process.wait()
+                done.put((cell.key, report or ("failed", 0.0, f"the worker process died with exit status {code}")))
+        except BaseException as error:  # e.g. of the generator that makes the cells: it belongs to the caller
+            done.put(error)
+        finally:
+            done.put(None)
 
-    threads = [threading.Thread(target=serve, args=(i,), daemon=True) for i in range(min(executor.workers, len(todo)))]
+    threads = [threading.Thread(target=serve, args=(i,), daemon=True) for i in range(executor.workers)]
     try:
         for thread in threads:
             thread.start()
-        for _ in todo:
-            yield done.get()
+        for _ in threads:
+            while (found := done.get()) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
     finally:
         stopping.set()
         for worker in list(workers.values()):
@@ -603,39 +739,67 @@ class _Actor:
             return ("failed", perf_counter() - began, f"{type(error).__name__}: {error}"), b""
 
 
-def _ray(todo: Sequence[Cell], store: ResultStore, executor: RayCluster) -> Any:
-    _importable(todo, "run_cells")
+def _cluster(executor: RayCluster) -> Any:
+    "Ray, connected: to the cluster named, to the one this process is in, or to a local one."
+    quiet = {"log_to_driver": False, "logging_level": 40}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if executor.address is None:
+        # Ray's own switch for machines that are no cluster: its servers listen on loopback only. It is read at import
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
         raise ImportError(
             "run_cells: executor RayCluster needs Ray, which is not installed. Install 'toksuite_nb[ray]', or use Processes()."
         ) from error
-    if not ray.is_initialized():
-        cores = None if executor.address else max(1, round(executor.workers * executor.cpus))
-        ray.init(executor.address, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=40)
+    if ray.is_initialized():
+        return ray
+    if executor.address is not None:
+        ray.init(executor.address, **quiet)
+        return ray
+    quiet |= {"include_dashboard": False, "object_store_memory": 256 << 20}
+    for left in (2, 1, 0):
+        try:
+            ray.init(num_cpus=max(1, round(executor.workers * executor.cpus)), **quiet)
+            break
+        except Exception as error:  # the only class it raises where its processes are not up within its fixed limits
+            ray.shutdown()
+            if not left:
+                raise RuntimeError(
+                    f"run_cells: Ray must start within its own time limits, got {error} three times. Try again when the machine is "
+                    "less busy, install with compiled bytecode (uv pip install --compile-bytecode), or use Processes()."
+                ) from error
+    return ray
+
+
+def _ray(todo: _Todo, store: ResultStore, executor: RayCluster) -> Iterator[tuple[str, Report]]:
+    waiting = todo.take("")
+    if waiting is None:
+        return
+    ray = _cluster(executor)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
     environment = {name: str(executor.threads) for name in names}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     needs = {"num_cpus": executor.cpus, "num_gpus": executor.gpus, "runtime_env": {"env_vars": environment}}
     actor = ray.remote(**needs)(_Actor)
-    waiting, running, actors = _Todo(todo), dict[Any, tuple[int, Cell, int]](), dict[int, Any]()
+    running, actors = dict[Any, tuple[int, Cell, int]](), dict[int, Any]()
 
     def give(i: int, cell: Cell, tries: int) -> None:
+        _importable([cell], "run_cells")
         actors[i] = actors.get(i) or actor.remote()
         running[actors[i].run.remote(_spec(cell))] = (i, cell, tries)
 
     try:
-        for i in range(min(executor.workers, len(todo))):
-            if cell := waiting.take(""):
-                give(i, cell, 0)
+        for i in range(executor.workers):
+            if waiting:
+                give(i, waiting, 0)
+                waiting = todo.take("")
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
             i, cell, tries = running.pop(ready)
             try:
                 report, line = ray.get(ready)
-            except ray.exceptions.RayActorError as error:
+            except ray.exceptions.RayError as error:  # its process died, was short of memory, or could not start
                 actors.pop(i)
                 if tries < executor.retries:
                     give(i, cell, tries + 1)
@@ -644,7 +808,8 @@ def _ray(todo: Sequence[Cell], store: ResultStore, executor: RayCluster) -> Any:
             if line:
                 store.take(line)
             yield cell.key, report
-            if another := waiting.take(cell.group):
+            another, waiting = waiting or todo.take(cell.group), None
+            if another:
                 give(i, another, 0)
     finally:
         for one in actors.values():
@@ -663,7 +828,7 @@ def write_plan(
     _importable(list(unique.values()), "write_plan")
     ordered = sorted(unique.values(), key=lambda cell: (cell.group, cell.key))
     with atomic_write(path) as part:
-        part.write_text("".join(_spec(cell) + "\n" for cell in ordered), encoding="utf-8")
+        part.write_text("".join(map(_spec, ordered)), encoding="utf-8")
     return Path(path)
 
 
@@ -677,7 +842,8 @@ def read_plan(
     i, n = (int(part[1]), int(part[2])) if part else (0, 0)
     if not 1 <= i <= n:
         raise ValueError(f"read_plan: shard must be 'i/n' with 1 <= i <= n, got {shard!r}. Pass e.g. shard='3/10'.")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    # a broken byte becomes a character that the line's checksum does not fit
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     return [_from_spec(line) for line in lines[(i - 1) * len(lines) // n : i * len(lines) // n]]
 
 
@@ -712,11 +878,14 @@ def main(
     plan.add_argument("store")
     plan.add_argument("--shard", default="1/1", help="i/n: the i-th of n parts")
     plan.add_argument("--workers", type=int, default=0, help="worker processes; 0: in this process")
+    plan.add_argument("--ray", metavar="ADDRESS", help="actors of a Ray cluster instead, e.g. auto")
     given = parser.parse_args(args)
     if given.command == "worker":
         _serve(given.store)
         return 0
-    executor = Processes(given.workers) if given.workers else InProcess()
+    workers = max(1, given.workers)
+    processes: Executor = Processes(workers) if given.workers else InProcess()
+    executor = RayCluster(workers, address=given.ray) if given.ray else processes
     report = run_cells(read_plan(given.plan, shard=given.shard), given.store, executor=executor, on_error="keep")
     failed = report.filter(pl.col("state") == "failed")
     for key, error in failed.select("key", "error").iter_rows():
