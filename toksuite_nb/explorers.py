@@ -7,7 +7,7 @@ __all__ = ['Scene', 'Seen', 'render_scene', 'edits_html', 'TokenizerExplorer', '
            'before_after_html', 'PerturbationExplorer', 'RobustnessExplorer', 'EfficiencyExplorer']
 
 # %% ../nbs/52_explorers.ipynb #ec62ffbd
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -16,6 +16,7 @@ from typing import Any
 
 import altair as alt
 import ipywidgets as w
+import numpy as np
 import polars as pl
 
 from .alignment import cut_shift
@@ -57,10 +58,83 @@ class Seen:
     message: str  # Why something is not shown; empty if all is
 
 # %% ../nbs/52_explorers.ipynb #9bc8198c
+_Spans = tuple[np.ndarray, np.ndarray]
 _counts = {
     "text": pl.String, "tokenizer": pl.String, "n_tokens": pl.Int64, "n_words": pl.Int64, "n_graphemes": pl.Int64, "n_bytes": pl.Int64,
     "tokens_per_word": pl.Float64, "bytes_per_token": pl.Float64, "kept": pl.Int64, "touched": pl.Int64, "moved": pl.Int64, "boundary_jaccard": pl.Float64,
 }  # fmt: skip
+
+
+def _moves(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    # `cut_shift` of all tokenizers in one pass over their frames: at every key press its objects would be too dear
+    here, there, carry = _edit_spans(edited)
+    before, after = _hits(before, here), _hits(after, there)
+    start, end = before["start"].to_numpy(), before["end"].to_numpy()
+    first = np.where(end > start, carry(start, True), carry(start, False))
+    goal = before.with_columns(first=first, last=np.where(end > start, carry(end, False), first))
+    key = ("tokenizer", "id", "first", "last")
+    sides = [
+        side.filter(~pl.col("touched")).with_columns(nth=pl.int_range(pl.len()).over(key))
+        for side in (goal, after.rename({"start": "first", "end": "last"}))
+    ]
+    twins = sides[0].join(sides[1], on=[*key, "nth"]).select("tokenizer", "i", "i_right")
+    names = pl.when("touched").then(pl.lit("touched")).when("twin").then(pl.lit("kept")).otherwise(pl.lit("moved"))
+    out = [
+        side.join(
+            twins.select("tokenizer", i=column, twin=pl.lit(True)), on=["tokenizer", "i"], how="left", maintain_order="left"
+        ).select("tokenizer", "i", status=names)
+        for side, column in ((before, "i"), (after, "i_right"))
+    ]
+    return out[0], out[1]
+
+
+def _edit_spans(edited: EditedText) -> tuple[_Spans, _Spans, Callable[[np.ndarray, bool], np.ndarray]]:
+    # byte spans of the edits on both sides, and `EditedText.map_offset` of many offsets at once (True: side="right")
+    spans = edited.spans
+    here = (spans["start_byte"].to_numpy(), spans["end_byte"].to_numpy())
+    there = (spans["target_start_byte"].to_numpy(), spans["target_end_byte"].to_numpy())
+    grown = len(edited.text.encode()) - len(edited.source.encode())
+
+    def carry(at: np.ndarray, right: bool) -> np.ndarray:
+        if not len(here[0]):
+            return at
+        if right:
+            k = np.searchsorted(here[1], at, "right")
+            near = np.minimum(k, len(here[0]) - 1)
+            inside = np.where(at > here[0][near], there[1][near], there[0][near] - here[0][near] + at)
+            return np.where(k == len(here[0]), at + grown, inside)
+        k = np.searchsorted(here[0], at, "left") - 1
+        near = np.maximum(k, 0)
+        inside = np.where(at < here[1][near], there[0][near], there[1][near] + at - here[1][near])
+        return np.where(k < 0, at, inside)
+
+    return here, there, carry
+
+
+def _hits(tokens: pl.DataFrame, edits: _Spans) -> pl.DataFrame:
+    # a token is touched if it shares a byte with an edit, or stands across a place where text came or went
+    start, end = tokens["start"].to_numpy(), tokens["end"].to_numpy()
+    k = np.searchsorted(edits[1], start, "right")
+    begins = np.append(edits[0], np.iinfo(np.int64).max)
+    return tokens.select("tokenizer", "i", "id", "start", "end", touched=begins[k] < end)
+
+
+def _shared_boundaries(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> dict[str, float]:
+    # Jaccard of the inner boundaries outside the edits, by tokenizer; absent where there is none
+    here, there, carry = _edit_spans(edited)
+    found = []
+    for tokens, edits, text in ((before, here, edited.source), (after, there, edited.text)):
+        ends = tokens.filter(pl.col("end") > pl.col("start")).select("tokenizer", at=pl.concat_list("start", "end"))
+        inner = ends.explode("at").unique().filter(pl.col("at").is_between(1, len(text.encode()) - 1))
+        at = inner["at"].to_numpy()
+        begins = np.append(edits[0], np.iinfo(np.int64).max)
+        found.append(inner.filter(pl.Series(begins[np.searchsorted(edits[1], at, "left")] > at, dtype=pl.Boolean)))
+    carried = found[0].with_columns(at=carry(found[0]["at"].to_numpy(), False)).unique()
+    sizes = [dict(side.group_by("tokenizer").len().iter_rows()) for side in (carried, found[1])]
+    both = dict(carried.join(found[1], on=["tokenizer", "at"]).group_by("tokenizer").len().iter_rows())
+    names = [name for name in sizes[0] | sizes[1]]
+    union = {name: sizes[0].get(name, 0) + sizes[1].get(name, 0) - both.get(name, 0) for name in names}
+    return {name: both.get(name, 0) / n for name, n in union.items()}
 
 
 def render_scene(
@@ -97,15 +171,17 @@ def render_scene(
 
 def _with_perturbed(scene: Scene, plain: Seen, edited: EditedText, tokenizers: Mapping[str, Tokenizer]) -> Seen:
     cut = tokenize({_after: edited.text}, _listed(tokenizers), allow_empty=True)
-    shifts = {name: cut_shift(edited, tokenizer) for name, tokenizer in tokenizers.items()}
-    counts, marks = [], {}
-    for which, side, text in ((_before, "source", scene.text), (_after, "target", edited.text)):
-        sides = {name: shift.tokens.filter(pl.col("side") == side) for name, shift in shifts.items()}
-        marks[which] = {name: _marked(tokens) for name, tokens in sides.items()}
-        for row in _counted_in(which, scene, text, plain.tokens if which == _before else cut, tokenizers):
-            status = sides[row["tokenizer"]]["status"]
-            moves = {kind: int((status == kind).sum()) for kind in ("kept", "touched", "moved")}
-            counts.append(row | moves | {"boundary_jaccard": shifts[row["tokenizer"]].boundaries.jaccard})
+    moves, counts, marks = _moves(edited, plain.tokens, cut), [], {}
+    shared = _shared_boundaries(edited, plain.tokens, cut)
+    for which, text, tokens, status in zip(
+        (_before, _after), (scene.text, edited.text), (plain.tokens, cut), moves, strict=True
+    ):
+        parts = status.partition_by("tokenizer", as_dict=True)
+        marks[which] = {name: _marked(parts[(name,)]) if (name,) in parts else {} for name in tokenizers}
+        sums = {row[:2]: row[2] for row in status.group_by("tokenizer", "status").len().iter_rows()}
+        for row in _counted_in(which, scene, text, tokens, tokenizers):
+            kinds = {kind: sums.get((row["tokenizer"], kind), 0) for kind in ("kept", "touched", "moved")}
+            counts.append(row | kinds | {"boundary_jaccard": shared.get(row["tokenizer"])})
     return Seen(pl.concat([plain.tokens, cut]), pl.DataFrame(counts, schema=_counts), edited, marks, "")
 
 

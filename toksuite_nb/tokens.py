@@ -15,6 +15,7 @@ from typing import Any
 import anywidget
 import numpy as np
 import polars as pl
+import regex
 import traitlets
 
 from .core import check_frame, token_schema
@@ -144,10 +145,11 @@ _css = """
 .tks-note { font-size: 12px; font-variant-numeric: tabular-nums; }
 .tks-body { max-height: 15em; overflow: auto; padding: 3px; border: 1px solid var(--tks-line); border-radius: 4px; line-height: 2; contain: content; text-align: start; }
 .tks-body:focus-visible { outline: 2px solid var(--tks-hot); outline-offset: 1px; }
-.tks-t { display: inline-block; unicode-bidi: isolate; box-sizing: border-box; max-width: 100%; max-height: 9em; overflow: hidden; vertical-align: middle; white-space: pre-wrap; overflow-wrap: anywhere;
+.tks-t { display: inline-block; unicode-bidi: isolate; box-sizing: border-box; max-width: 100%; vertical-align: middle; white-space: pre-wrap; overflow-wrap: anywhere;
   line-height: 1.5; min-height: 1.6em; margin: 1px; padding: 0 3px; border: 1px solid var(--tks-line); border-radius: 3px; cursor: pointer;
   font-family: var(--jp-code-font-family, ui-monospace, "DejaVu Sans Mono", monospace), "Noto Sans Arabic", "Noto Sans CJK SC", sans-serif; }
 .tks-rtl .tks-t { font-family: Vazirmatn, "Noto Naskh Arabic", "Noto Sans Arabic", Tahoma, sans-serif; font-size: 16px; }
+.tks-big { max-height: 9em; overflow: hidden; }
 .tks-k0 { background: rgba(0,114,178,.20); } .tks-k1 { background: rgba(230,159,0,.22); }
 .tks-k2 { background: rgba(0,158,115,.20); } .tks-k3 { background: rgba(204,121,167,.24); }
 .tks-partial { border-style: dashed; border-width: 2px; font-size: 12px; } .tks-fallback { border-style: dotted; border-width: 2px; font-size: 12px; }
@@ -165,6 +167,8 @@ _css = """
 """
 
 # %% ../nbs/51_tokens.ipynb #eb1ae3ef
+# a clip costs the browser a layer, so only a cell that could leave its line has one: a long text, or marks that pile up
+_big = regex.compile(r"\p{M}{3}|.{60}", regex.DOTALL)
 _class = {"w": "", "p": " tks-partial", "f": " tks-fallback", "u": " tks-unknown"}
 
 
@@ -196,6 +200,7 @@ def _strip(row: Mapping[str, Any], direction: str, limit: int) -> str:
 def _cell(row: Mapping[str, Any], k: int) -> str:
     key = str(k)
     look = _class[row["kind"][k]] + (" tks-made" if key in row["bytes"] else "")
+    look += " tks-big" if _big.search(row["show"][k]) else ""
     mark = row["mark"].get(key)
     look += f" tks-{escape(mark)}" if mark else ""
     return f'<span class="tks-t tks-k{k % 4}{look}" title="id {row["id"][k]}, bytes {row["start"][k]}–{row["end"][k]}">{escape(row["show"][k])}</span>'
@@ -212,7 +217,7 @@ function overlaps(s, e, a, b) {
   return s === e ? a < s && s < b : s < b && e > a;
 }
 
-const MARKS = { t: "touched", m: "moved" }, SIZE = 64;
+const MARKS = { t: "touched", m: "moved" }, SIZE = 64, BIG = /\p{M}{3}|.{60}/su;
 function unpack(model) {
   // one buffer of 32-bit numbers: for each row its ids, starts, ends and the places of its texts in `words`
   const view = model.get("numbers"), numbers = view.byteLength ? new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : new Int32Array(0);
@@ -274,10 +279,7 @@ function render({ model, el }) {
     const before = strip.parts.filter((p) => p.to <= head), after = strip.parts.filter((p) => p.from >= old.n - tail && p.from >= head);
     for (const part of strip.parts) if (!before.includes(part) && !after.includes(part)) drop(part);
     const from = before.length ? before.at(-1).to : 0, to = after.length ? after[0].from + shift : row.n, made = [];
-    if (shift) for (const part of after) {
-      part.from += shift; part.to += shift;
-      part.cells.forEach((cell, k) => { cell.classList.remove("tks-k" + (cell.tokI % 4)); cell.tokI = part.from + k; cell.classList.add("tks-k" + (cell.tokI % 4)); });
-    }
+    if (shift) for (const part of after) { part.from += shift; part.to += shift; }
     strip.row = row; strip.nodes = new Array(row.n);
     for (const part of [...before, ...after]) part.cells.forEach((cell, k) => { strip.nodes[part.from + k] = cell; });
     for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to)));
@@ -305,8 +307,9 @@ function render({ model, el }) {
     part.div.style.minHeight = ""; part.div.className = "tks-full";
     const { row, nodes } = strip, sel = model.get("selection"), made = document.createDocumentFragment();
     for (let i = part.from; i < part.to; i++) {
-      const cell = template[i % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
-      cell.textContent = text; cell.tokI = i;
+      const cell = template[(i - part.from) % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
+      cell.textContent = text; cell.tokPart = part; cell.tokAt = i - part.from;
+      if (BIG.test(text)) cell.classList.add("tks-big");
       if (look) cell.classList.add(look[0]);
       if (i in row.bytes) cell.classList.add("tks-made");
       if (MARKS[row.mark[i]]) cell.classList.add("tks-" + MARKS[row.mark[i]]);
@@ -393,7 +396,7 @@ function render({ model, el }) {
     light(null);
   }
   function listen(strip) {
-    const { body } = strip, cell = (ev) => ev.target.tokI;
+    const { body } = strip, cell = (ev) => ev.target.tokAt === undefined ? undefined : ev.target.tokPart.from + ev.target.tokAt;
     body.addEventListener("mouseover", (ev) => { if (cell(ev) !== undefined) point(strip, cell(ev)); });
     body.addEventListener("mouseleave", () => light(null));
     body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
