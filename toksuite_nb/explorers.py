@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scene', 'Seen', 'render_scene', 'edits_html', 'TokenizerExplorer', 'Trial', 'Outcome', 'render_trial',
-           'before_after_html', 'PerturbationExplorer', 'RobustnessExplorer', 'EfficiencyExplorer']
+           'before_after_html', 'PerturbationExplorer', 'CellGrid', 'RobustnessExplorer', 'EfficiencyExplorer']
 
 # %% ../nbs/52_explorers.ipynb #ec62ffbd
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +15,29 @@ from io import StringIO
 from typing import Any
 
 import altair as alt
+import anywidget
 import ipywidgets as w
 import numpy as np
 import polars as pl
+import traitlets
 
 from .alignment import cut_shift
-from .charts import count_chart, drop_chart, efficiency_chart, tokenizer_colours
-from .core import check_frame, drop_schema, token_schema
+from .card import Card, tokenizer_card
+from .charts import beside_chart, count_chart, drop_chart, efficiency_chart, tokenizer_colours
+from toksuite_nb.core import (
+    check_frame,
+    drop_schema,
+    gram_schema,
+    item_schema,
+    score_schema,
+    token_schema,
+    verdict_schema,
+)
 from .edits import Edit, EditedText, as_edit
 from .efficiency import LabelsNeeded, forecast, labels_needed
+from .intrinsic import overlap
 from .items import make_items
+from .notation import coverage
 from .perturb import NotApplicable, get_perturbation, perturb, perturb_items, perturbations
 from .text import check_lang, graphemes, languages, visible, words
 from .tokenizer import Tokenizer, load_tokenizer, tokenize
@@ -81,7 +94,10 @@ def _moves(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> tup
     names = pl.when("touched").then(pl.lit("touched")).when("twin").then(pl.lit("kept")).otherwise(pl.lit("moved"))
     out = [
         side.join(
-            twins.select("tokenizer", i=column, twin=pl.lit(True)), on=["tokenizer", "i"], how="left", maintain_order="left"
+            twins.select("tokenizer", i=column, twin=pl.lit(True)),
+            on=["tokenizer", "i"],
+            how="left",
+            maintain_order="left",
         ).select("tokenizer", "i", status=names)
         for side, column in ((before, "i"), (after, "i_right"))
     ]
@@ -132,7 +148,7 @@ def _shared_boundaries(edited: EditedText, before: pl.DataFrame, after: pl.DataF
     carried = found[0].with_columns(at=carry(found[0]["at"].to_numpy(), False)).unique()
     sizes = [dict(side.group_by("tokenizer").len().iter_rows()) for side in (carried, found[1])]
     both = dict(carried.join(found[1], on=["tokenizer", "at"]).group_by("tokenizer").len().iter_rows())
-    names = [name for name in sizes[0] | sizes[1]]
+    names = list(sizes[0] | sizes[1])
     union = {name: sizes[0].get(name, 0) + sizes[1].get(name, 0) - both.get(name, 0) for name in names}
     return {name: both.get(name, 0) / n for name, n in union.items()}
 
@@ -296,6 +312,8 @@ _page_css = """<style>
 .tks-text del { text-decoration: line-through 1.5px #D55E00; border-bottom: 1px dashed currentColor; border-top: 1px dashed currentColor; }
 .tks-text ins { font-weight: 700; text-decoration: underline double 2px #D55E00; text-underline-offset: 3px; }
 .tks-caret { font-weight: 700; } .tks-about { font-size: 12px; line-height: 1.4; overflow-wrap: anywhere; }
+.tks-findings td { white-space: normal; text-align: start; vertical-align: top; overflow-wrap: anywhere; } .tks-choices th, .tks-choices td, .tks-agree td { white-space: normal; overflow-wrap: anywhere; }
+.tks-chart svg { background: #fff; max-width: 100%; height: auto; } .tks-out table { overflow-x: auto; }
 .tks-title { font-weight: 700; font-size: 14px; }
 .tks-out { color: var(--jp-content-font-color1, inherit); }
 </style>"""
@@ -356,6 +374,7 @@ class TokenizerExplorer:
                     f"TokenizerExplorer: perturbation must be one for {languages[lang]}, got {perturbation!r}. Known are {', '.join(names)}."
                 )
             perturbation = None
+        self._cards = dict[str, Card]()
         self._make_controls(_samples[lang] if text is None else text, lang, perturbation, severity, seed)
         self._refresh()
 
@@ -381,17 +400,32 @@ class TokenizerExplorer:
             value=seed, min=0, max=2**31 - 1, description="seed", style=wide, layout=w.Layout(width="180px")
         )
         self.message, self.edits, self.table = w.HTML(), w.HTML(), w.HTML()
+        self.more = w.Text(
+            description="add", placeholder="bytes, tekken, a folder or a hub id", style=wide, continuous_update=False
+        )
+        self.more_button = w.Button(description="add tokenizer", layout=w.Layout(width="120px"))
+        self.less = w.Dropdown(options=self._removable(), description="remove", style=wide)
+        self.beside = w.ToggleButtons(
+            options=[("counts", "counts"), ("card findings", "card"), ("vocabulary overlap", "overlap")],
+            description="beside it",
+            style=wide | {"button_width": "150px"},
+        )
         self._pair = _StripPair()
         self.strip, self.strip_after = self._pair.before, self._pair.after
         self.after = w.VBox([w.HTML('<div class="tks-title">perturbed</div>'), self.edits, self.strip_after])
         row = w.Box([self.lang, self.perturbation, self.severity, self.seed], layout=w.Layout(flex_flow="row wrap"))
-        self.view = w.VBox([w.HTML(_page_css), self.text, row, self.message, self.strip, self.after, self.table])
+        names = w.Box([self.more, self.more_button, self.less], layout=w.Layout(flex_flow="row wrap"))
+        parts = [self.text, row, names, self.message, self.strip, self.after, self.beside, self.table]
+        self.view = w.VBox([w.HTML(_page_css), *parts])
         for part in (self.message, self.edits, self.table, self.after):
             part.add_class("tks-out")
         self.lang.observe(self._new_language, names="value")
         self._controls = (self.text, self.perturbation, self.severity, self.seed)
         for control in self._controls:
             control.observe(self._refresh, names="value")
+        self.more_button.on_click(self._add_named)
+        self.less.observe(self._remove_named, names="value")
+        self.beside.observe(self._show_beside, names="value")
 
     @property
     def state(self) -> Scene:
@@ -418,6 +452,72 @@ class TokenizerExplorer:
     def chart(self) -> alt.LayerChart:
         "Tokens per tokenizer, as a chart."
         return count_chart(self.seen.tokens)
+
+    def add(
+        self,
+        tokenizer: Any,  # Anything `load_tokenizer` takes
+        name: str | None = None,  # Name of its strip; None for its own
+    ) -> None:
+        "Add a tokenizer as the last strip."
+        loaded = load_tokenizer(tokenizer, name)
+        if loaded.name in self.tokenizers:
+            raise ValueError(
+                f"TokenizerExplorer: names must differ, got {loaded.name!r} again. Give it another name, or remove the first."
+            )
+        self._changed({**self.tokenizers, loaded.name: loaded})
+
+    def remove(
+        self,
+        name: str,  # Name of a strip
+    ) -> None:
+        "Take a tokenizer away; the last one stays."
+        if name not in self.tokenizers or len(self.tokenizers) == 1:
+            raise ValueError(
+                f"TokenizerExplorer: needs the name of one of several tokenizers, got {name!r}. Shown are {', '.join(self.tokenizers)}."
+            )
+        self._changed({key: one for key, one in self.tokenizers.items() if key != name})
+
+    def _changed(self, tokenizers: dict[str, Tokenizer]) -> None:
+        self.tokenizers = tokenizers
+        self.less.options = self._removable()
+        self._refresh()
+
+    def _removable(self) -> list[tuple[str, str]]:
+        return [("choose one", ""), *((name, name) for name in self.tokenizers)]
+
+    def _add_named(self, button: Any) -> None:
+        name = self.more.value.strip()
+        try:
+            if name:
+                self.add(name)
+                self.more.value = ""
+        except Exception as error:  # the page says why a tokenizer could not be had, whatever its library raised
+            self.message.value = _say(str(error.args[0] if error.args else error))
+
+    def _remove_named(self, change: Mapping[str, Any]) -> None:
+        if change["new"] and len(self.tokenizers) > 1:
+            self.remove(change["new"])
+        elif change["new"]:
+            self.message.value = _say("The last tokenizer stays. Add another one first.")
+
+    def cards(self) -> pl.DataFrame:  # `card_schema`
+        "Findings about the tokenizers that are shown, from probes; each tokenizer is probed once."
+        for name, one in self.tokenizers.items():
+            if name not in self._cards:
+                self._cards[name] = tokenizer_card(one if one.name == name else one.renamed(name))
+        return Card(pl.concat([self._cards[name] for name in self.tokenizers]))
+
+    def overlap(self) -> pl.DataFrame:  # `overlap_schema`
+        "How much of their vocabularies the tokenizers share."
+        return overlap(self.tokenizers)
+
+    def _show_beside(self, change: Any = None) -> None:
+        which = self.beside.value
+        if which == "counts":
+            self.table.value = _table(self.seen.counts)
+        elif change is not None or self._beside_of != list(self.tokenizers):
+            self.table.value = _cards_html(self.cards()) if which == "card" else _overlap_html(self.overlap())
+        self._beside_of = list(self.tokenizers)
 
     def _new_language(self, change: Mapping[str, Any]) -> None:
         for control in self._controls:
@@ -446,7 +546,7 @@ class TokenizerExplorer:
         if seen.edited:
             self.edits.value = edits_html(seen.edited)
             self._draw(self.strip_after, _after, seen.edited.text)
-        self.table.value = _table(seen.counts)
+        self._show_beside()
 
     def _draw(self, strip: TokenStrip, which: str, text: str) -> None:
         tokens = self.seen.tokens.filter(pl.col("text_id") == which)
@@ -484,6 +584,45 @@ class TokenizerExplorer:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return _bundle(self.view, repr(self), self._static(), kwargs)
+
+
+def _cards_html(cards: pl.DataFrame) -> str:
+    # one row per finding, one column per tokenizer, so that they can be read side by side
+    names = cards["tokenizer"].unique(maintain_order=True).to_list()
+    rows = []
+    for (finding,), part in cards.group_by("finding", maintain_order=True):
+        found = {row["tokenizer"]: row for row in part.iter_rows(named=True)}
+        cells = [
+            f'<span title="{escape(found[name]["evidence"])}">{_signs.get(found[name]["status"], "")} {escape(found[name]["value"])}</span>'
+            if name in found
+            else "–"
+            for name in names
+        ]
+        rows.append((str(finding), cells))
+    key = ", ".join(f"{sign} {status}" for status, sign in _signs.items())
+    return f'<div class="tks-side">{key}; point at a finding for its evidence</div>{_grid(("finding", *map(escape, names)), rows, " tks-findings")}'
+
+
+_signs = {"pass": "✓", "note": "·", "warn": "!", "fail": "✕", "unverifiable": "?"}
+
+
+def _overlap_html(shared: pl.DataFrame) -> str:
+    names = shared["a"].unique(maintain_order=True).to_list()
+    found = {(row["a"], row["b"]): row for row in shared.iter_rows(named=True)}
+    rows = [
+        (
+            a,
+            [
+                f"{found[a, b]['shared']:,} tokens"
+                if a == b
+                else f"{found[a, b]['shared']:,} · {found[a, b]['coverage'] or 0:.0%}"
+                for b in names
+            ],
+        )
+        for a in names
+    ]
+    said = "Tokens that both have, as bytes, and the share of the column's tokens that the row has too"
+    return f'<div class="tks-side">{said}</div>{_grid(("has", *map(escape, names)), rows)}'
 
 
 def _tokenizers(given: Any, where: str) -> dict[str, Tokenizer]:
@@ -948,43 +1087,223 @@ def _field_names(trial: Trial) -> tuple[tuple[str, str], ...]:
 def _short(text: str) -> str:
     return repr(visible(text if len(text) <= 40 else text[:39] + "…"))
 
+# %% ../nbs/52_explorers.ipynb #0df7ef22
+_grid_css = """
+.tkg { font-size: 13px; line-height: 1.35; color: var(--jp-content-font-color1, inherit); max-width: 100%; }
+.tkg-scroll { overflow: auto; max-width: 100%; max-height: 34em; }
+.tkg table { border-collapse: separate; border-spacing: 1px; margin: 0 0 8px; color: inherit; }
+.tkg caption { text-align: start; font-weight: 700; padding: 2px 0; caption-side: top; color: inherit; }
+.tkg th { font-weight: 400; padding: 2px 6px; background: transparent; white-space: nowrap; text-align: end; color: inherit; }
+.tkg thead th { vertical-align: bottom; text-align: start; padding: 4px 2px; }
+.tkg thead th span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 13em; overflow: hidden; }
+.tkg td { min-width: 20px; height: 22px; padding: 0 5px; text-align: center; cursor: pointer; font-variant-numeric: tabular-nums; border: 2px solid transparent; white-space: nowrap; }
+.tkg td.tkg-none { cursor: default; }
+.tkg td[aria-selected=true] { border-color: #000; outline: 2px solid #fff; font-weight: 700; text-decoration: underline; }
+.tkg td:focus-visible { outline: 3px dashed #D55E00; outline-offset: 1px; }
+.tkg-read { min-height: 2.7em; font-size: 12px; padding: 2px 4px; border-inline-start: 3px solid rgba(128,128,128,.75); overflow-wrap: anywhere; }
+"""
+
+_grid_esm = r"""
+function make(tag, cls, text) { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; }
+function render({ model, el }) {
+  const root = make("div", "tkg"), scroll = make("div", "tkg-scroll"), read = make("div", "tkg-read");
+  read.setAttribute("role", "status"); read.setAttribute("aria-live", "polite");
+  root.append(scroll, read); el.append(root);
+  const hint = "Point at a cell, or move with the arrow keys: its numbers show here. Click or Enter opens it, Escape closes it.";
+  let cells = [], at = null;
+  function draw() {
+    const had = root.contains(document.activeElement);
+    cells = []; at = null; scroll.replaceChildren();
+    model.get("blocks").forEach((block, b) => {
+      const table = make("table"), head = make("thead"), body = make("tbody"), top = make("tr");
+      table.setAttribute("role", "grid"); table.append(make("caption", "", block.title), head, body);
+      top.append(make("td", "tkg-none")); top.lastChild.style.cursor = "default";
+      for (const name of block.columns) { const th = make("th"); th.scope = "col"; th.append(make("span", "", name)); top.append(th); }
+      head.append(top);
+      cells.push(block.rows.map((name, r) => {
+        const row = make("tr"), th = make("th"); th.scope = "row"; th.append(make("bdi", "", name)); row.append(th); body.append(row);
+        return block.columns.map((column, c) => {
+          const it = block.cells[r][c], td = make("td", "", it ? it[0] : "");
+          row.append(td);
+          if (!it) { td.className = "tkg-none"; td.setAttribute("aria-label", "nothing"); return null; }
+          td.style.background = it[1]; td.style.color = it[2]; td.tabIndex = -1; td.tkgAt = [b, r, c];
+          td.setAttribute("aria-label", `${block.title} ${name}, ${column}: ${it[0] || it[3]}`);
+          return td;
+        });
+      }));
+      scroll.append(table);
+    });
+    const first = cells.flat(2).find((td) => td);
+    if (first) first.tabIndex = 0;
+    at = first ? first.tkgAt : null;
+    pick();
+    if (had && at) get(at).focus({ preventScroll: true });
+  }
+  function get([b, r, c]) { return cells[b]?.[r]?.[c]; }
+  function tell(place) {
+    if (!place) { read.textContent = hint; return; }
+    const [b, r, c] = place, block = model.get("blocks")[b];
+    read.replaceChildren(); const name = make("b"); name.append(make("bdi", "", block.rows[r]), ", ", make("bdi", "", block.columns[c]));
+    read.append(name, " · ", block.cells[r][c][3]);
+  }
+  function stand(place) {
+    if (!get(place)) return;
+    if (at && get(at)) get(at).tabIndex = -1;
+    at = place; get(at).tabIndex = 0; get(at).focus(); tell(at);
+  }
+  function pick() {
+    for (const td of cells.flat(2)) td?.removeAttribute("aria-selected");
+    const place = model.get("picked"), td = place.length ? get(place) : null;
+    if (td) { td.setAttribute("aria-selected", "true"); if (at && get(at)) get(at).tabIndex = -1; at = place; td.tabIndex = 0; tell(place); } else tell(null);
+  }
+  function choose(place) {
+    const old = model.get("picked");
+    model.set("picked", old.length && old.every((v, k) => v === place[k]) ? [] : place); model.save_changes(); pick();
+  }
+  const place = (ev) => ev.target.closest("td")?.tkgAt;
+  scroll.addEventListener("mouseover", (ev) => { if (place(ev)) tell(place(ev)); });
+  scroll.addEventListener("mouseleave", () => { const p = model.get("picked"); tell(p.length && get(p) ? p : null); });
+  scroll.addEventListener("focusin", (ev) => { if (place(ev)) tell(place(ev)); });
+  scroll.addEventListener("click", (ev) => { const p = place(ev); if (p) { stand(p); choose(p); } });
+  scroll.addEventListener("keydown", (ev) => {
+    const p = place(ev), step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[ev.key];
+    if (!p) return;
+    if (step) {
+      let [b, r, c] = p;
+      for (;;) {
+        r += step[0]; c += step[1];
+        if (r < 0 && b > 0) { b--; r = cells[b].length - 1; } else if (r >= cells[b].length && b + 1 < cells.length) { b++; r = 0; }
+        if (r < 0 || r >= cells[b].length || c < 0 || c >= cells[b][r].length) break;
+        if (get([b, r, c])) { stand([b, r, c]); break; }
+      }
+    } else if (ev.key === "Enter" || ev.key === " ") choose(p);
+    else if (ev.key === "Escape") { model.set("picked", []); model.save_changes(); pick(); }
+    else return;
+    ev.preventDefault(); ev.stopPropagation();
+  });
+  model.on("change:blocks", draw); model.on("change:picked", pick);
+  draw();
+  return () => { model.off("change:blocks", draw); model.off("change:picked", pick); };
+}
+export default { render };
+"""
+
+
+class CellGrid(anywidget.AnyWidget):
+    "Heatmaps that mouse, keyboard and Python can pick a cell of."
+
+    _esm, _css = _grid_esm, _grid_css
+    blocks = traitlets.List(traitlets.Dict()).tag(sync=True)
+    picked = traitlets.List(traitlets.Int()).tag(sync=True)
+
+    @traitlets.validate("picked")
+    def _check_picked(self, proposal: Any) -> list[int]:
+        place = list(proposal["value"])
+        try:
+            known = not place or (min(place) >= 0 and bool(self.blocks[place[0]]["cells"][place[1]][place[2]]))
+        except (IndexError, TypeError):
+            known = False
+        if not known or len(place) not in (0, 3):
+            raise ValueError(
+                f"CellGrid: picked must be the block, row and column of a cell, or empty, got {place}. Count from 0; blocks say what there is."
+            )
+        return place
+
+
+def _tint(
+    share: float | None,  # From -1 (blue) over 0 (white) to 1 (orange); None for grey
+    pale: bool = False,  # Half as strong
+) -> tuple[str, str]:  # Background and ink, hexadecimal, with a contrast of 4.5 or more
+    if share is None:
+        return "#cccccc", "#000000"
+    end = (230, 97, 1) if share > 0 else (0, 114, 178)
+    strength = min(abs(share), 1.0) * (0.45 if pale else 1.0)
+    mixed = [round(250 + (channel - 250) * strength) for channel in end]
+    light = sum(
+        weight * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4)
+        for weight, c in zip((0.2126, 0.7152, 0.0722), (channel / 255 for channel in mixed), strict=True)
+    )
+    return "#" + bytes(mixed).hex(), "#000000" if light > 0.179 else "#ffffff"
+
 # %% ../nbs/52_explorers.ipynb #68db1a6a
+_measures = {"relative_drop": "relative drop", "drop": "drop in accuracy", "chance_corrected": "chance-corrected drop"}
+_divisors = {"sum": None, "token": "n_tokens", "char": "n_chars", "byte": "n_bytes"}
+
+
 class RobustnessExplorer:
-    "Heatmap of drops with pickers for language, length normalisation and measure."
+    "Heatmap of drops; a picked cell opens its items, their options' log-likelihoods, and the cuts that explain them."
 
     def __init__(
         self,
         drops: pl.DataFrame,  # `drop_schema`
+        *,
+        items: pl.DataFrame | None = None,  # `item_schema`: canonical and perturbed, for what is behind a cell
+        scores: pl.DataFrame | None = None,  # `score_schema` of these items
+        verdicts: pl.DataFrame | None = None,  # `verdict_schema` of these items
+        tokenizers: Any = (),  # Mapping of the frame's tokenizer names to what `load_tokenizer` takes, for the cuts
+        published: pl.DataFrame | None = None,  # Of `task_drops(published_accuracies())`: shown beside a picked cell
+        beside: pl.DataFrame | None = None,  # Of `beside_published`: your models among the fourteen
     ):
         self.drops = check_frame(drops, drop_schema, "RobustnessExplorer")
-        if drops.is_empty():
+        self._check(items, scores, verdicts)
+        self.items, self.scores, self.verdicts, self.published, self.beside = items, scores, verdicts, published, beside
+        self.tokenizers = _tokenizers(tokenizers, "RobustnessExplorer") if tokenizers else {}
+        several = drops.group_by("tokenizer").agg(pl.col("model").n_unique())["model"].max()
+        self.rows: Any = "tokenizer" if several == 1 else "model"
+        self._waiting = False
+        self._make_controls()
+        self._refresh()
+
+    def _check(self, *behind: pl.DataFrame | None) -> None:
+        if self.drops.is_empty():
             raise ValueError(
                 "RobustnessExplorer: needs at least one row, got none. Score perturbed items first, then call drops."
             )
-        several = drops.group_by("tokenizer").agg(pl.col("model").n_unique())["model"].max()
-        self.rows: Any = "tokenizer" if several == 1 else "model"
-        langs, norms = (drops[column].unique(maintain_order=True).to_list() for column in ("lang", "norm"))
+        given = [frame is not None for frame in behind]
+        if any(given) and not all(given):
+            raise ValueError(
+                f"RobustnessExplorer: items, scores and verdicts belong together, got {sum(given)} of the three. Pass all or none."
+            )
+        if all(given):
+            for frame, schema in zip(behind, (item_schema, score_schema, verdict_schema), strict=True):
+                check_frame(frame, schema, "RobustnessExplorer")
+
+    def _make_controls(self) -> None:
+        wide: Any = {"style": {"description_width": "100px"}}
+        langs, norms = (self.drops[column].unique(maintain_order=True).to_list() for column in ("lang", "norm"))
         self.lang = w.Dropdown(
             options=[("each language", None), *((languages.get(code, code), code) for code in langs)],
             description="language",
+            **wide,
         )
-        self.norm = w.Dropdown(
-            options=norms,
-            value="char" if "char" in norms else norms[0],
-            description="normalised by",
-            style={"description_width": "100px"},
+        norm = "char" if "char" in norms else norms[0]
+        self.norm = w.Dropdown(options=norms, value=norm, description="normalised by", **wide)
+        self.value = w.Dropdown(
+            options=[(title, name) for name, title in _measures.items()], description="measure", **wide
         )
-        measures = [
-            ("relative drop", "relative_drop"),
-            ("drop in accuracy", "drop"),
-            ("chance-corrected drop", "chance_corrected"),
-        ]
-        self.value = w.Dropdown(options=measures, value="relative_drop", description="measure")
-        self.panel = _panel(self.chart)
+        self.grid = CellGrid()
+        self.detail, self.case = w.HTML(), w.HTML()
+        self.which = w.Dropdown(options=["lost", "gained", "all"], description="items", **wide)
+        self.item = w.Dropdown(description="item", layout=w.Layout(width="98%"), **wide)
+        self.cut_of = w.Dropdown(options=["question"], description="cut of", **wide)
+        self._pair = _StripPair()
+        self.strip, self.strip_after = self._pair.before, self._pair.after
+        titles = [w.HTML(f'<div class="tks-title">{side}</div>') for side in ("as written", "perturbed")]
+        self.cuts = w.VBox([self.cut_of, titles[0], self.strip, titles[1], self.strip_after])
+        self.behind = w.VBox([self.which, self.item, self.case, self.cuts])
+        self.ranks = w.HTML(
+            "" if self.beside is None else f'<div class="tks-chart">{_svg(beside_chart(self.beside))}</div>'
+        )
         row = w.Box([self.lang, self.norm, self.value], layout=w.Layout(flex_flow="row wrap"))
-        self.view = w.VBox([row, self.panel])
+        self.view = w.VBox([w.HTML(_page_css), row, self.grid, self.detail, self.behind, self.ranks])
+        for part in (self.detail, self.case, self.cuts):
+            part.add_class("tks-out")
         for control in (self.lang, self.norm, self.value):
             control.observe(self._refresh, names="value")
+        self.grid.observe(self._open, names="picked")
+        self.which.observe(self._list, names="value")
+        self.item.observe(self._show_item, names="value")
+        self.cut_of.observe(self._show_cuts, names="value")
 
     def render(
         self,
@@ -1004,20 +1323,326 @@ class RobustnessExplorer:
         "The heatmap that is shown."
         return self.render(self.lang.value, self.norm.value, self.value.value)
 
+    @property
+    def picked(self) -> pl.DataFrame:  # `drop_schema`, one row or none
+        "The row of the cell that is picked."
+        if not self.grid.picked:
+            return self.data().clear()
+        block, row, column = self.grid.picked
+        found = self.grid.blocks[block]
+        key = {"lang": found["lang"], self.rows: found["rows"][row], "perturbation": found["names"][column]}
+        return self.data().filter(**key)
+
+    def pick(
+        self,
+        row: str,  # Name of the tokenizer or model, as the heatmap's rows are named
+        perturbation: str,  # A perturbation of the frame
+        lang: str,  # A language that is shown
+    ) -> None:
+        "Pick a cell, as a click does."
+        for b, block in enumerate(self.grid.blocks):
+            if block["lang"] == lang and row in block["rows"] and perturbation in block["names"]:
+                self.grid.picked = [b, block["rows"].index(row), block["names"].index(perturbation)]
+                return
+        raise ValueError(
+            f"RobustnessExplorer: needs a cell that is shown, got {row!r}, {perturbation!r}, {lang!r}. data() lists them."
+        )
+
+    def pairs(self) -> pl.DataFrame:  # One row per perturbed item of the picked cell: twin, credits, `change`
+        "The items behind the picked cell, each beside its canonical twin."
+        empty = pl.DataFrame(schema=_pair_columns)
+        if self.items is None or self.verdicts is None or self.picked.is_empty():
+            return empty
+        cell = self.picked.row(0, named=True)
+        judged = self.verdicts.filter(
+            (pl.col("model") == cell["model"])
+            & (pl.col("tokenizer") == cell["tokenizer"])
+            & (pl.col("norm") == cell["norm"])
+        ).select("item_id", "prediction", "correct")
+        twins = judged.rename({"item_id": "canonical_id", "prediction": "prediction_before", "correct": "before"})
+        asked = self.items.filter((pl.col("perturbation") == cell["perturbation"]) & pl.col("choices").is_not_null())
+        asked = asked if cell["lang"] == "all" else asked.filter(pl.col("lang") == cell["lang"])
+        change = (
+            pl.when(pl.col("after") < pl.col("before"))
+            .then(pl.lit("lost"))
+            .when(pl.col("after") > pl.col("before"))
+            .then(pl.lit("gained"))
+            .otherwise(pl.lit("same"))
+        )
+        return (
+            asked.select("item_id", "canonical_id", "lang", "question", "answer")
+            .join(judged.rename({"correct": "after"}), on="item_id", maintain_order="left")
+            .join(twins, on="canonical_id", maintain_order="left")
+            .with_columns(change=change)
+            .select(list(_pair_columns))
+        )
+
+    def choices(
+        self,
+    ) -> pl.DataFrame:  # `choice`, `text`, `right`, then `loglikelihood`, `per_unit`, `n_tokens` of both sides
+        "The options of the item that is shown, with their log-likelihoods as written and perturbed."
+        if self.item.value is None or self.items is None or self.scores is None:
+            return pl.DataFrame(schema=_choice_columns)
+        item, twin = self._item(self.item.value)
+        cell, sides = self.picked.row(0, named=True), []
+        for one, side in ((twin, "before"), (item, "after")):
+            found = self.scores.filter(
+                (pl.col("model") == cell["model"])
+                & (pl.col("tokenizer") == cell["tokenizer"])
+                & (pl.col("item_id") == one["item_id"])
+            )
+            by = _divisors.get(cell["norm"])
+            per_unit = (
+                pl.col("loglikelihood") / (pl.col(by) if by else 1)
+                if cell["norm"] in _divisors
+                else pl.lit(None, pl.Float64)
+            )
+            texts = pl.DataFrame(
+                {"choice": range(len(one["choices"])), "text": one["choices"]},
+                schema={"choice": pl.Int64, "text": pl.String},
+            )
+            sides.append(
+                texts.join(found, on="choice", how="left", maintain_order="left").select(
+                    "choice",
+                    pl.col("text").alias(f"text_{side}"),
+                    pl.col("loglikelihood").alias(f"loglikelihood_{side}"),
+                    per_unit.alias(f"per_unit_{side}"),
+                    pl.col("n_tokens").alias(f"n_tokens_{side}"),
+                )
+            )
+        both = sides[0].join(sides[1], on="choice", how="full", coalesce=True).sort("choice")
+        return both.with_columns(right=pl.col("choice") == item["answer"]).select(list(_choice_columns))
+
     def _chosen(self, lang: str | None, norm: str) -> pl.DataFrame:
         chosen = self.drops.filter(pl.col("norm") == norm)
         return chosen if lang is None else chosen.filter(pl.col("lang") == lang)
 
+    def _item(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert self.items is not None
+        item = self.items.row(by_predicate=pl.col("item_id") == name, named=True)
+        return item, self.items.row(by_predicate=pl.col("item_id") == item["canonical_id"], named=True)
+
     def _refresh(self, change: Any = None) -> None:
-        if self.data().height:
-            self.panel.chart = self.chart
+        shown = self.data()
+        blocks = _drop_blocks(shown, self.rows, self.value.value)
+        old = self.picked.row(0, named=True) if self.grid.picked else None
+        with self.grid.hold_sync():
+            self.grid.picked = []
+            self.grid.blocks = blocks
+        if old and shown.filter(**{key: old[key] for key in ("lang", self.rows, "perturbation")}).height:
+            self.pick(old[self.rows], old["perturbation"], old["lang"])
+        else:
+            self._open()
+
+    def _open(self, change: Any = None) -> None:
+        cell = self.picked
+        self.detail.value = _cell_html(cell.row(0, named=True), self.published) if cell.height else ""
+        self.behind.layout.display = None if cell.height and self.items is not None else "none"
+        if cell.height and self.items is not None:
+            found = self.pairs()["change"].to_list()
+            counts = {
+                which: found.count(which) if which != "all" else len(found) for which in ("lost", "gained", "all")
+            }
+            wanted = (
+                self.which.value if counts.get(self.which.value) else next((k for k, n in counts.items() if n), "all")
+            )
+            self._waiting = True
+            self.which.options = [(f"{which} ({n})", which) for which, n in counts.items()]
+            self.which.value = wanted
+            self._waiting = False
+            self._list()
+
+    def _list(self, change: Any = None) -> None:
+        if self._waiting:
+            return
+        found = self.pairs()
+        found = found if self.which.value in ("all", None) else found.filter(change=self.which.value)
+        options = [
+            (visible(f"{row['item_id']}: {row['question']}")[:120], row["item_id"])
+            for row in found.head(200).iter_rows(named=True)
+        ]
+        self._waiting = True
+        self.item.options = options
+        self.item.value = options[0][1] if options else None
+        self._waiting = False
+        self._show_item()
+
+    def _show_item(self, change: Any = None) -> None:
+        if self._waiting:
+            return
+        if self.item.value is None:
+            self.case.value = _say("This cell has no such items.") if self.grid.picked else ""
+            self.cuts.layout.display = "none"
+            return
+        item, twin = self._item(self.item.value)
+        fields = {"question": _field_edit(item, twin, "question")}
+        for i in range(len(item["choices"])):
+            fields[f"choices[{i}]"] = _field_edit(item, twin, f"choices[{i}]")
+        self._fields = fields
+        self.case.value = before_after_html(fields["question"]) + _choice_table(self.choices(), self.picked["norm"][0])
+        self._waiting = True
+        self.cut_of.options = [
+            ("question", "question"),
+            *((f"option {i + 1}", f"choices[{i}]") for i in range(len(item["choices"]))),
+        ]
+        self._waiting = False
+        self._show_cuts()
+
+    def _show_cuts(self, change: Any = None) -> None:
+        name = self.picked["tokenizer"][0] if self.grid.picked else None
+        if self._waiting or self.item.value is None:
+            return
+        self.cuts.layout.display = None if name in self.tokenizers else "none"
+        if name not in self.tokenizers:
+            return
+        edited = self._pair.edited = self._fields[self.cut_of.value]
+        one = _listed({name: self.tokenizers[name]})
+        before, after = (
+            tokenize({side: text}, one, allow_empty=True)
+            for side, text in ((_before, edited.source), (_after, edited.text))
+        )
+        for strip, text, tokens, status in zip(
+            (self.strip, self.strip_after),
+            (edited.source, edited.text),
+            (before, after),
+            _moves(edited, before, after),
+            strict=True,
+        ):
+            strip.show(tokens, text if tokens.height else "", marks={name: _marked(status)})
 
     def __repr__(self) -> str:
         shown = self.data()
-        return f"RobustnessExplorer({shown.height} cells: {shown[self.rows].n_unique()} {self.rows}s, {shown['perturbation'].n_unique()} perturbations)"
+        head = f"RobustnessExplorer({shown.height} cells: {shown[self.rows].n_unique()} {self.rows}s, {shown['perturbation'].n_unique()} perturbations)"
+        return "\n".join([head, *(_cell_text(row) for row in self.picked.iter_rows(named=True))])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return _bundle(self.view, repr(self), _svg(self.chart), kwargs)
+        return _bundle(
+            self.view, repr(self), _page_css + _svg(self.chart) + self.detail.value + self.case.value, kwargs
+        )
+
+
+_pair_columns = {
+    "item_id": pl.String, "canonical_id": pl.String, "lang": pl.String, "question": pl.String, "answer": pl.Int64, "prediction_before": pl.Int64,
+    "prediction": pl.Int64, "before": pl.Float64, "after": pl.Float64, "change": pl.String,
+}  # fmt: skip
+_choice_columns = {
+    "choice": pl.Int64, "text_before": pl.String, "text_after": pl.String, "right": pl.Boolean, "loglikelihood_before": pl.Float64,
+    "loglikelihood_after": pl.Float64, "per_unit_before": pl.Float64, "per_unit_after": pl.Float64, "n_tokens_before": pl.Int64, "n_tokens_after": pl.Int64,
+}  # fmt: skip
+
+
+def _field_edit(item: Mapping[str, Any], twin: Mapping[str, Any], field: str) -> EditedText:
+    source, text = (
+        one["question"] if field == "question" else one["choices"][int(field[8:-1])] for one in (twin, item)
+    )
+    edited = EditedText(source, tuple(as_edit(edit) for edit in item["edits"] or () if edit["field"] == field))
+    # a variant written by hand has no edits: then everything was replaced
+    return edited if edited.text == text else EditedText(source, (Edit(0, len(graphemes(source)), source, text),))
+
+
+def _drop_blocks(drops: pl.DataFrame, rows: str, value: str) -> list[dict[str, Any]]:
+    limit: float = max([0.1, *drops[value].drop_nulls().abs().to_list()])
+    names, perturbed = (drops[column].unique(maintain_order=True).to_list() for column in (rows, "perturbation"))
+    blocks = []
+    for (lang,), part in drops.group_by("lang", maintain_order=True):
+        found = {(row[rows], row["perturbation"]): _drop_cell(row, value, limit) for row in part.iter_rows(named=True)}
+        here = [name for name in names if name in set(part[rows])]
+        columns = [name for name in perturbed if name in set(part["perturbation"])]
+        blocks.append(
+            {
+                "title": languages.get(str(lang), "all languages" if lang == "all" else str(lang)),
+                "lang": lang,
+                "rows": here,
+                "names": columns,
+                "columns": [name.replace("_", " ") for name in columns],
+                "cells": [[found.get((row, column)) for column in columns] for row in here],
+            }
+        )
+    return blocks
+
+
+def _settled(row: Mapping[str, Any]) -> bool:
+    return row["mde"] is not None and row["p_adjusted"] is not None and row["p_adjusted"] < 0.05
+
+
+def _drop_cell(row: Mapping[str, Any], value: str, limit: float) -> list[str]:
+    settled, amount = _settled(row), row[value]
+    label = "–" if amount is None else f"{amount:.0%}"
+    background, ink = _tint(None if amount is None else amount / limit, pale=not settled)
+    return [label if settled or amount is None else f"({label})", background, ink, _cell_text(row)]
+
+
+def _cell_text(row: Mapping[str, Any]) -> str:
+    def show(value: Any, form: str) -> str:
+        return "not measured" if value is None else format(value, form)
+
+    evidence = (
+        "too few items to show any drop"
+        if row["mde"] is None
+        else f"p = {show(row['p_adjusted'], '.3g')} after Holm's correction; {row['mde']:.3f} is the smallest drop in accuracy that these items can show at 0.05"
+    )
+    return (
+        f"relative drop {show(row['relative_drop'], '.1%')} [{show(row['low'], '.1%')}, {show(row['high'], '.1%')}] (95 % interval), accuracy "
+        f"{show(row['canonical'], '.3f')} as written and {show(row['perturbed'], '.3f')} perturbed, {row['lost']} lost and {row['gained']} gained of n = "
+        f"{row['n']:,} items in {row['n_sets']:,} sets; {evidence}"
+    )
+
+
+def _cell_html(row: Mapping[str, Any], published: pl.DataFrame | None) -> str:
+    about = f"<b>{escape(row['model'])}</b>, {escape(row['perturbation'].replace('_', ' '))}, {escape(languages.get(row['lang'], row['lang']))}"
+    return f'<div class="tks-about" role="status">{about}: {escape(_cell_text(row))}.</div>{_published_html(row, published)}'
+
+
+def _published_html(row: Mapping[str, Any], published: pl.DataFrame | None) -> str:
+    if published is None:
+        return ""
+    made = coverage().filter(
+        (pl.col("subset") == row["perturbation"]) | pl.col("names").list.contains(row["perturbation"])
+    )
+    made = made if row["lang"] == "all" else made.filter(domain=_domains.get(row["lang"], row["lang"]))
+    tasks = made.select(pl.format("toksuite_{}_{}", "domain", "subset"))["literal"].to_list()
+    found = published.filter(pl.col("task").is_in(tasks) & pl.col("relative_drop").is_not_null())
+    if found.is_empty():
+        return '<div class="tks-about">The fourteen published models have no task with this perturbation in this language.</div>'
+    mean = found.group_by("model").agg(pl.col("relative_drop").mean(), pl.col("n").sum()).sort("relative_drop")
+    cells = [(one["model"], [f"{one['relative_drop']:.1%}", f"{one['n']:,}"]) for one in mean.iter_rows(named=True)]
+    title = f"The fourteen published models on {', '.join(sorted(set(found['task'])))}: other models and other items, for comparison"
+    return f'<details class="tks-about"><summary>{escape(title)}</summary>{_grid(("model", "relative drop", "items"), cells)}</details>'
+
+
+def _choice_table(choices: pl.DataFrame, norm: str) -> str:
+    best = {side: choices[f"per_unit_{side}"].arg_max() for side in ("before", "after")}
+    rows = []
+    for k, row in enumerate(choices.iter_rows(named=True)):
+        cells = ["right" if row["right"] else ""]
+        for side in ("before", "after"):
+            told = _number(row[f"per_unit_{side}"], ".3f")
+            cells += [
+                _number(row[f"loglikelihood_{side}"], ".2f"),
+                f"<b>{told} ◂ chosen</b>" if best[side] == k else told,
+                _number(row[f"n_tokens_{side}"], "d"),
+            ]
+        text = (
+            row["text_before"]
+            if row["text_before"] == row["text_after"]
+            else f"{row['text_before']} → {row['text_after']}"
+        )
+        rows.append((visible(str(text)), cells))
+    unit = {"sum": "sum", "token": "per token", "char": "per character", "byte": "per byte"}.get(norm, norm)
+    head = (
+        "option",
+        "",
+        "as written: log-likelihood (nats)",
+        unit,
+        "tokens",
+        "perturbed: log-likelihood (nats)",
+        unit,
+        "tokens",
+    )
+    return _grid(head, rows, " tks-choices")
+
+
+_domains = {"en": "english", "fa": "farsi", "it": "italian", "tr": "turkish", "zh": "chinese"}
 
 
 def _panel(chart: Any) -> alt.JupyterChart:
@@ -1032,10 +1657,11 @@ def _svg(chart: Any) -> str:
 
 # %% ../nbs/52_explorers.ipynb #d569ff07
 _dense = (0, *sorted({round(2 ** (k / 4)) for k in range(50)} - {0}), 5000)
+_most = 64
 
 
 class EfficiencyExplorer:
-    "Data-efficiency curve with a target slider, and the labels that the target needs."
+    "Data-efficiency curve with a target slider, the labels that the target needs, and the gradients behind it, layer by layer."
 
     def __init__(
         self,
@@ -1048,18 +1674,14 @@ class EfficiencyExplorer:
         curves: pl.DataFrame | None = None,  # `curve_schema`: measured points to lay over the curve
         target: float | None = None,  # Metric to reach; None for nine tenths of the way
         level: float = 0.9,  # Share of tasks that the interval should hold
+        gram: Any = None,  # A `Gram`, or its frame (`gram_schema`, each pair once): cosines to show
+        examples: Sequence[str] | None = None,  # Texts of the examples, as `i` and `j` of the Gram count them
     ):
         self.given = {"cos_low": cos_low, "auc": auc, "calibration": calibration, "level": level}
         self.zero_shot, self.ceiling, self.curves = zero_shot, ceiling, curves
-        budgets = tuple(n for n in _dense if n <= 5000)
+        self.gram, self.examples = _gram_frame(gram), None if examples is None else list(examples)
         self.forecast = forecast(
-            cos_low,
-            auc=auc,
-            calibration=calibration,
-            zero_shot=zero_shot,
-            ceiling=ceiling,
-            budgets=budgets,
-            level=level,
+            cos_low, auc=auc, calibration=calibration, zero_shot=zero_shot, ceiling=ceiling, budgets=_dense, level=level
         )
         start = zero_shot + 0.9 * (ceiling - zero_shot) if target is None else target
         self.target = w.FloatSlider(
@@ -1071,11 +1693,21 @@ class EfficiencyExplorer:
             readout_format=".3f",
             layout=w.Layout(width="420px"),
         )
-        self.answer = w.HTML()
+        self.answer, self.pair = w.HTML(), w.HTML()
         self.panel = _panel(self.chart)
-        self.view = w.VBox([self.target, self.answer, self.panel])
+        layers = [] if self.gram is None else self.gram["layer"].unique(maintain_order=True).to_list()
+        self.layer = w.Dropdown(options=sorted(layers, key=lambda name: name != "all"), description="layer")
+        self.grid = CellGrid()
+        self.matrix = w.VBox([self.layer, self.grid, self.pair])
+        self.matrix.layout.display = None if layers else "none"
+        self.view = w.VBox([w.HTML(_page_css), self.target, self.answer, self.panel, self.matrix])
+        for part in (self.answer, self.pair):
+            part.add_class("tks-out")
         self.target.observe(self._refresh, names="value")
+        self.layer.observe(self._draw_matrix, names="value")
+        self.grid.observe(self._show_pair, names="picked")
         self._refresh()
+        self._draw_matrix()
 
     @property
     def needed(self) -> LabelsNeeded:
@@ -1099,12 +1731,122 @@ class EfficiencyExplorer:
         "The forecast that is shown."
         return self.forecast
 
+    def agreement(
+        self,
+    ) -> pl.DataFrame:  # `example`, `agreement` (mean cosine with the others), `nearest`, `cosine` with it, `text`
+        "Which examples agree in the layer that is shown: those whose gradients point the way of the others first."
+        if self.gram is None:
+            return pl.DataFrame(schema=_agreement)
+        one = self.gram.filter((pl.col("layer") == self.layer.value) & (pl.col("i") != pl.col("j"))).select(
+            "i", "j", "cosine"
+        )
+        both = pl.concat([one, one.select(i="j", j="i", cosine="cosine")]).filter(pl.col("cosine").is_not_null())
+        found = both.group_by(example="i").agg(
+            agreement=pl.col("cosine").mean(),
+            nearest=pl.col("j").sort_by("cosine", "j", descending=[True, False]).first(),
+            cosine=pl.col("cosine").max(),
+        )
+        texts = [self._text(k) for k in found["example"]]
+        return found.with_columns(text=pl.Series(texts, dtype=pl.String)).sort(
+            "agreement", "example", descending=[True, False]
+        )
+
+    def _text(self, example: int) -> str | None:
+        return self.examples[example] if self.examples is not None and example < len(self.examples) else None
+
     def _refresh(self, change: Any = None) -> None:
         self.answer.value = f'<div class="tks-out" role="status"><b>{escape(str(self.needed))}</b></div>'
         self.panel.chart = self.chart
+
+    def _draw_matrix(self, change: Any = None) -> None:
+        if self.gram is None or self.layer.value is None:
+            return
+        found = self.gram.filter(layer=self.layer.value)
+        names = sorted(set(found["i"]) | set(found["j"]))
+        cosines: dict[tuple[int, int], float | None] = {}
+        for i, j, cosine in found.select("i", "j", "cosine").iter_rows():
+            cosines[i, j] = cosines[j, i] = cosine
+        shown = names[:_most]
+        cells = [[_cosine_cell(cosines[a, b], len(shown)) if (a, b) in cosines else None for b in shown] for a in shown]
+        more = f"; the first {_most} of {len(names)} examples" if len(names) > _most else ""
+        labels = [str(name) for name in shown]
+        title = f"Cosines of gradients, layer {self.layer.value}{more}"
+        with self.grid.hold_sync():
+            self.grid.picked = []
+            self.grid.blocks = [{"title": title, "rows": labels, "columns": labels, "cells": cells}]
+        self._show_pair()
+
+    def _show_pair(self, change: Any = None) -> None:
+        if self.gram is None:
+            return
+        said = ""
+        if self.grid.picked:
+            _, row, column = self.grid.picked
+            names = [int(name) for name in self.grid.blocks[0]["rows"]]
+            pair = [names[row], names[column]]
+            told = [
+                f"<li><b>example {k}</b>: {_seen((self._text(k) or 'no text was given')[:600], False)}</li>"
+                for k in dict.fromkeys(pair)
+            ]
+            said = f'<div class="tks-about" role="status">cosine {self.grid.blocks[0]["cells"][row][column][3]}<ul>{"".join(told)}</ul></div>'
+        best = self.agreement()
+        rows = [
+            (
+                f"example {row['example']}",
+                [
+                    f"{row['agreement']:.3f}",
+                    f"example {row['nearest']} ({row['cosine']:.3f})",
+                    _seen((row["text"] or "")[:80], False),
+                ],
+            )
+            for part in ((best,) if best.height <= 8 else (best.head(4), best.tail(4)))
+            for row in part.iter_rows(named=True)
+        ]
+        title = (
+            "Which examples agree"
+            if best.height <= 8
+            else "The four that agree most with the others, and the four that agree least"
+        )
+        head = ("example", "mean cosine with the others", "closest to", "text")
+        self.pair.value = f'{said}<div class="tks-title">{title}</div>{_grid(head, rows, " tks-agree")}'
 
     def __repr__(self) -> str:
         return f"EfficiencyExplorer({self.needed})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return _bundle(self.view, repr(self), f"<p><b>{escape(str(self.needed))}</b></p>{_svg(self.chart)}", kwargs)
+        static = f"{_page_css}<p><b>{escape(str(self.needed))}</b></p>{_svg(self.chart)}{self.pair.value}"
+        return _bundle(self.view, repr(self), static, kwargs)
+
+
+_agreement = {
+    "example": pl.Int64,
+    "agreement": pl.Float64,
+    "nearest": pl.Int64,
+    "cosine": pl.Float64,
+    "text": pl.String,
+}
+
+
+def _gram_frame(gram: Any) -> pl.DataFrame | None:
+    if gram is None:
+        return None
+    frame = check_frame(gram if isinstance(gram, pl.DataFrame) else gram.frame(), gram_schema, "EfficiencyExplorer")
+    if frame.is_empty():
+        raise ValueError(
+            "EfficiencyExplorer: the Gram needs at least one pair of examples, got none. Give gradient_gram two examples or more."
+        )
+    return frame
+
+
+def _cosine_cell(cosine: float | None, side: int) -> list[str]:
+    told = "not defined: a gradient is 0" if cosine is None else f"{cosine:.3f}"
+    # the scale is symmetric in the square root, so that small cosines of either sign can be told apart
+    share = None if cosine is None else abs(cosine) ** 0.5 * (1 if cosine > 0 else -1)
+    label = (
+        "–"
+        if cosine is None
+        else f"{cosine:.2f}"
+        if side <= 12
+        else ("+" if cosine > 0.05 else "−" if cosine < -0.05 else "")
+    )
+    return [label, *_tint(share), told]
