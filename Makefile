@@ -10,7 +10,7 @@ ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
 ARGS   ?=
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo lab app test lint types sync notebooks unit browser docs bench readme outputs suite study clean
+.PHONY: demo lab app test lint types sync notebooks unit browser docs bench readme pictures outputs suite study clean
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,9 @@ bench: $(VENV)/.bench
 # what is committed and made from something else
 readme: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py
+# the README's picture is what a browser test sees
+pictures: browser
+	cp build/shots/readme-explorer.png nbs/images/explorer.png
 outputs: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
 suite: $(VENV)/.ready

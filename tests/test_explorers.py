@@ -587,6 +587,8 @@ def test_a_picked_cell_opens_what_is_behind_it(opened):
     opened.cut_of.value = "choices[1]"
     assert opened.strip.text == "<b>green</b> field"
     opened.which.value = "gained"
+    assert opened.strip.text == "<b>green</b> field", "the field that is looked at stays while one goes through items"
+    opened.cut_of.value = "question"
     assert opened.strip.text.startswith("the \u202e sea")
     assert "<script>" not in opened.case.value
     assert "⟨RLO⟩" in opened.case.value

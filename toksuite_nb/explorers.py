@@ -10,6 +10,7 @@ __all__ = ['Scene', 'Seen', 'render_scene', 'edits_html', 'Slider', 'TokenizerEx
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
 from io import StringIO
 from typing import Any
@@ -213,7 +214,7 @@ def _marked(tokens: pl.DataFrame) -> dict[int, str]:
 def _counted_in(
     which: str, scene: Scene, text: str, tokens: pl.DataFrame, names: Iterable[str]
 ) -> list[dict[str, Any]]:
-    n_words, n_graphemes, n_bytes = len(words(text, scene.lang)), len(graphemes(text)), len(text.encode())
+    n_words, n_graphemes, n_bytes = _sizes(text, scene.lang)
     n_tokens = dict(tokens.filter(~pl.col("special")).group_by("tokenizer").len().iter_rows())
     return [
         {
@@ -228,6 +229,12 @@ def _counted_in(
         }
         for name in names
     ]
+
+
+@lru_cache(maxsize=4)
+def _sizes(text: str, lang: str) -> tuple[int, int, int]:
+    # asked for several times at a key press, for the same two texts
+    return len(words(text, lang)), len(graphemes(text)), len(text.encode())
 
 # %% ../nbs/52_explorers.ipynb #4fa8c200
 def edits_html(
@@ -450,9 +457,7 @@ class TokenizerExplorer:
             value=seed, min=0, max=2**31 - 1, description="seed", style=wide, layout=w.Layout(width="180px")
         )
         self.message, self.edits, self.table = w.HTML(), w.HTML(), w.HTML()
-        self.more = w.Text(
-            description="add", placeholder="name, folder or hub id", style=wide, continuous_update=False
-        )
+        self.more = w.Text(description="add", placeholder="name, folder or hub id", style=wide, continuous_update=False)
         self.more_button = w.Button(description="add tokenizer", layout=w.Layout(width="120px"))
         self.less = w.Dropdown(options=self._removable(), description="remove", style=wide)
         self.beside = w.ToggleButtons(
@@ -1204,7 +1209,8 @@ function render({ model, el }) {
   function pick() {
     for (const td of cells.flat(2)) td?.removeAttribute("aria-selected");
     const place = model.get("picked"), td = place.length ? get(place) : null;
-    if (td) { td.setAttribute("aria-selected", "true"); if (at && get(at)) get(at).tabIndex = -1; at = place; td.tabIndex = 0; tell(place); } else tell(null);
+    if (td) { td.setAttribute("aria-selected", "true"); if (at && get(at)) get(at).tabIndex = -1; at = place; td.tabIndex = 0; }
+    tell(null);
   }
   function choose(place) {
     const old = model.get("picked");
@@ -1212,7 +1218,7 @@ function render({ model, el }) {
   }
   const place = (ev) => ev.target.closest("td")?.tkgAt;
   scroll.addEventListener("mouseover", (ev) => { if (place(ev)) tell(place(ev)); });
-  scroll.addEventListener("mouseleave", () => { const p = model.get("picked"); tell(p.length && get(p) ? p : null); });
+  scroll.addEventListener("mouseleave", () => tell(null));
   scroll.addEventListener("focusin", (ev) => { if (place(ev)) tell(place(ev)); });
   scroll.addEventListener("click", (ev) => { const p = place(ev); if (p) { stand(p); choose(p); } });
   scroll.addEventListener("keydown", (ev) => {
@@ -1650,7 +1656,7 @@ def _published_html(row: Mapping[str, Any], published: pl.DataFrame | None) -> s
         (pl.col("subset") == row["perturbation"]) | pl.col("names").list.contains(row["perturbation"])
     )
     made = made if row["lang"] == "all" else made.filter(domain=_domains.get(row["lang"], row["lang"]))
-    tasks = made.select(pl.format("toksuite_{}_{}", "domain", "subset"))["literal"].to_list()
+    tasks = [f"toksuite_{domain}_{subset}" for domain, subset in made.select("domain", "subset").iter_rows()]
     found = published.filter(pl.col("task").is_in(tasks) & pl.col("relative_drop").is_not_null())
     if found.is_empty():
         return '<div class="tks-about">The fourteen published models have no task with this perturbation in this language.</div>'
@@ -1697,7 +1703,8 @@ _domains = {"en": "english", "fa": "farsi", "it": "italian", "tr": "turkish", "z
 
 def _panel(chart: Any) -> alt.JupyterChart:
     alt.JupyterChart.enable_offline()
-    return alt.JupyterChart(chart)
+    # the menu of the drawing library has no name that could be read aloud
+    return alt.JupyterChart(chart, embed_options={"actions": False})
 
 
 def _svg(chart: Any) -> str:

@@ -277,12 +277,14 @@ function render({ model, el }) {
     while (head < most && same(old, head, row, head)) head++;
     while (tail < most - head && same(old, old.n - 1 - tail, row, row.n - 1 - tail)) tail++;
     const before = strip.parts.filter((p) => p.to <= head), after = strip.parts.filter((p) => p.from >= old.n - tail && p.from >= head);
+    // a part that is not full is made anew with what follows it, so that typing does not leave one part per key
+    if (before.length && before.at(-1).to - before.at(-1).from < SIZE && head < row.n) before.pop();
     for (const part of strip.parts) if (!before.includes(part) && !after.includes(part)) drop(part);
     const from = before.length ? before.at(-1).to : 0, to = after.length ? after[0].from + shift : row.n, made = [];
     if (shift) for (const part of after) { part.from += shift; part.to += shift; }
     strip.row = row; strip.nodes = new Array(row.n);
     for (const part of [...before, ...after]) part.cells.forEach((cell, k) => { strip.nodes[part.from + k] = cell; });
-    for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to)));
+    for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to), [...before, ...made].at(-1)));
     if (before.length) before.at(-1).div.after(...made.map((p) => p.div)); else strip.body.prepend(...made.map((p) => p.div));
     strip.parts = [...before, ...made, ...after];
     // what is in sight is filled at once, the rest when it comes near
@@ -293,8 +295,9 @@ function render({ model, el }) {
     if (!row.n) { strip.empty = make("em", "", "no tokens"); strip.body.append(strip.empty); }
     if (strip.at >= row.n) strip.at = -1;
   }
-  function plan(strip, from, to) {
-    const div = make("div"), part = { strip, div, from, to, cells: [] };
+  function plan(strip, from, to, last) {
+    // the tints go on where the part before it left off
+    const div = make("div"), part = { strip, div, from, to, cells: [], tint: last ? (last.tint + last.to - last.from) % 4 : 0 };
     div.setAttribute("role", "none"); div.tokPart = part;
     let wide = 0;
     for (let i = from; i < to; i++) wide += 16 + 9 * show(strip.row, i).length;
@@ -307,7 +310,7 @@ function render({ model, el }) {
     part.div.style.minHeight = ""; part.div.className = "tks-full";
     const { row, nodes } = strip, sel = model.get("selection"), made = document.createDocumentFragment();
     for (let i = part.from; i < part.to; i++) {
-      const cell = template[(i - part.from) % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
+      const cell = template[(part.tint + i - part.from) % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
       cell.textContent = text; cell.tokPart = part; cell.tokAt = i - part.from;
       if (BIG.test(text)) cell.classList.add("tks-big");
       if (look) cell.classList.add(look[0]);

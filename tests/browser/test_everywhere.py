@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def use(page: Any) -> None:
     expect(box.locator(".tks").first.locator(".tks-strip").nth(0).locator(".tks-lit")).to_contain_text("é")
     byte_strip.locator(".tks-t").nth(1).click()
     expect(byte_strip.locator(".tks-picked")).to_have_text("o")
-    expect(box.locator(".tks").nth(1).locator(".tks-strip").nth(1).locator(".tks-picked")).to_have_text("O")
+    expect(box.locator(".tks").nth(1).locator(".tks-strip").nth(1).locator(".tks-picked")).to_have_text(["F", "O", "X"])
+    tints = byte_strip.locator(".tks-t").evaluate_all("cells => cells.map((e) => getComputedStyle(e).backgroundColor)")
+    assert all(a != b for a, b in pairwise(tints)), "neighbours must differ in tint however the text was typed"
     page.keyboard.press("ArrowRight")
     expect(box.locator(".tks-read").first).to_contain_text("token 3 of 6")
     box.locator("button:has-text('vocabulary overlap')").click()
