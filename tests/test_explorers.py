@@ -120,7 +120,7 @@ def test_state_is_json_and_needs_no_network(tokenizers):
     text = "naïve 首 🙂"
     strip = TokenStrip(tokenize([text], tokenizers), text)
     state = strip.get_state()
-    json.dumps({key: state[key] for key in ("text", "heads", "direction", "selection")})
+    json.dumps({key: state[key] for key in ("text", "heads", "marks", "notes", "direction", "selection")})
     assert isinstance(state["numbers"], bytes)
     assert not re.search(r"https?://|import\s*\(|^import ", state["_esm"], re.MULTILINE), "the module must load nothing"
     assert "innerHTML" not in state["_esm"], "text may only be set through textContent"
@@ -174,14 +174,26 @@ def test_what_is_sent_to_the_page_is_what_the_rows_say(tokenizers):
     text = "naïve 首 ﷽ 🙂 naïve"
     strip = TokenStrip(tokenize([text], tokenizers), text, marks={"bytes": {0: "touched", 3: "moved"}})
     numbers = np.frombuffer(strip.numbers, dtype="<i4").tolist()
-    for head, row in zip(strip.heads, strip.rows, strict=True):
+    for head, letters, row in zip(strip.heads, strip.marks, strip.rows, strict=True):
         n = head["n"]
         columns, numbers = [numbers[k * n : (k + 1) * n] for k in range(4)], numbers[4 * n :]
         assert columns[:3] == [row["id"], row["start"], row["end"]]
         assert [head["words"][k] for k in columns[3]] == row["show"]
-        marked = {str(k): {"t": "touched", "m": "moved"}[m] for k, m in enumerate(head["mark"]) if m != " "}
+        marked = {str(k): {"t": "touched", "m": "moved"}[m] for k, m in enumerate(letters) if m != " "}
         assert (marked, head["kind"], head["bytes"]) == (row["mark"], row["kind"], row["bytes"])
     assert not numbers
+
+
+def test_marks_can_follow_their_tokens(tokenizers):
+    text = "naïve"
+    strip = TokenStrip(tokenize([text], tokenizers), text, marks={"bytes": {0: "touched"}})
+    tokens, numbers = strip.tokens, strip.numbers
+    strip.show(tokens, text, later=True)
+    assert strip.marks == []
+    strip.mark({"bytes": {1: "moved"}}, {"bytes": "six"})
+    assert (strip.marks[0], strip.notes[0]) == (" m    ", "six")
+    assert strip.numbers == numbers
+    assert strip.rows[0]["mark"] == {"1": "moved"}
 
 
 def test_a_long_text_takes_linear_time_and_space(tokenizers):
@@ -579,7 +591,7 @@ def test_a_picked_cell_opens_what_is_behind_it(opened):
     assert opened.pairs()["change"].to_list() == ["lost", "gained", "same"]
     assert [label for label, _ in opened.which.options] == ["lost (1)", "gained (1)", "all (3)"]
     assert (opened.strip.text, opened.strip_after.text) == ("the sky is", "THE SKY IS")
-    marks = "".join(head["mark"] for head in opened.strip_after.heads)
+    marks = "".join(opened.strip_after.marks)
     assert set(marks) == {"t", " "}, "every capital letter is touched, and no space"
     choices = opened.choices()
     assert choices["per_unit_after"].to_list() == [-2.0, -4.0]

@@ -159,6 +159,10 @@ def render_scene(
     tokenizers: Mapping[str, Tokenizer],  # Name -> tokenizer
 ) -> Seen:  # Tokens, counts, edits and marks, or a message
     "What a `TokenizerExplorer` shows for `scene`."
+    return _perturbed(scene, _as_written(scene, tokenizers), tokenizers)
+
+
+def _as_written(scene: Scene, tokenizers: Mapping[str, Tokenizer]) -> Seen:
     nothing = Seen(token_schema.empty(), pl.DataFrame(schema=_counts), None, {}, "")
     if not scene.text:
         return replace(
@@ -169,8 +173,11 @@ def render_scene(
         counts = _counted_in(_before, scene, scene.text, tokens, tokenizers)
     except (ValueError, TypeError, KeyError) as error:
         return replace(nothing, message=str(error))
-    plain = replace(nothing, tokens=tokens, counts=pl.DataFrame(counts, schema=_counts))
-    if scene.perturbation is None:
+    return replace(nothing, tokens=tokens, counts=pl.DataFrame(counts, schema=_counts))
+
+
+def _perturbed(scene: Scene, plain: Seen, tokenizers: Mapping[str, Tokenizer]) -> Seen:
+    if scene.perturbation is None or plain.message:
         return plain
     try:
         edited = perturb(
@@ -431,7 +438,7 @@ class TokenizerExplorer:
                     f"TokenizerExplorer: perturbation must be one for {languages[lang]}, got {perturbation!r}. Known are {', '.join(names)}."
                 )
             perturbation = None
-        self._cards = dict[str, Card]()
+        self._cards, self._beside_of = dict[str, Card](), list[str]()
         self._make_controls(_samples[lang] if text is None else text, lang, perturbation, severity, seed)
         self._refresh()
 
@@ -587,28 +594,46 @@ class TokenizerExplorer:
         self._refresh()
 
     def _refresh(self, change: Any = None) -> None:
-        scene = self.state
+        scene, early = self.state, False
         try:
-            seen = self.render(scene)
+            seen = self.seen = _as_written(scene, self.tokenizers)
+            if early := scene.perturbation is not None and not seen.message:
+                # the strips of what was typed need not wait for the perturbed text
+                self._draw(self.strip, _before, scene.text, later=True)
+            seen = _perturbed(scene, seen, self.tokenizers)
         except (
             Exception
         ) as error:  # a foreign tokenizer may raise anything; the page must say so instead of standing still
-            seen = replace(self.render(replace(scene, text="")), message=f"{type(error).__name__}: {error}")
+            seen, early = (
+                replace(self.render(replace(scene, text="")), message=f"{type(error).__name__}: {error}"),
+                False,
+            )
         self.seen, self._pair.edited = seen, seen.edited
         self.message.value = _say(seen.message)
-        self._draw(self.strip, _before, scene.text)
+        if early:
+            self.strip.mark(seen.marks.get(_before, {}), self._notes(_before))
+        else:
+            self._draw(self.strip, _before, scene.text)
         self.after.layout.display = None if seen.edited else "none"
         if seen.edited:
             self.edits.value = edits_html(seen.edited)
             self._draw(self.strip_after, _after, seen.edited.text)
         self._show_beside()
 
-    def _draw(self, strip: TokenStrip, which: str, text: str) -> None:
-        tokens = self.seen.tokens.filter(pl.col("text_id") == which)
-        notes = {
+    def _notes(self, which: str) -> dict[str, str]:
+        return {
             row["tokenizer"]: _note(row) for row in self.seen.counts.filter(pl.col("text") == which).rows(named=True)
         }
-        strip.show(tokens, text if tokens.height else "", marks=self.seen.marks.get(which), notes=notes)
+
+    def _draw(self, strip: TokenStrip, which: str, text: str, later: bool = False) -> None:
+        tokens = self.seen.tokens.filter(pl.col("text_id") == which)
+        strip.show(
+            tokens,
+            text if tokens.height else "",
+            marks=self.seen.marks.get(which),
+            notes=self._notes(which),
+            later=later,
+        )
 
     def __repr__(self) -> str:
         scene = self.state
@@ -1322,7 +1347,8 @@ class RobustnessExplorer:
             )
         if all(given):
             for frame, schema in zip(behind, (item_schema, score_schema, verdict_schema), strict=True):
-                check_frame(frame, schema, "RobustnessExplorer")
+                if frame is not None:
+                    check_frame(frame, schema, "RobustnessExplorer")
 
     def _make_controls(self) -> None:
         wide: Any = {"style": {"description_width": "100px"}}

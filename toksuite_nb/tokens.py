@@ -221,15 +221,17 @@ const MARKS = { t: "touched", m: "moved" }, SIZE = 64, BIG = /\p{M}{3}|.{60}/su;
 function unpack(model) {
   // one buffer of 32-bit numbers: for each row its ids, starts, ends and the places of its texts in `words`
   const view = model.get("numbers"), numbers = view.byteLength ? new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : new Int32Array(0);
+  const marks = model.get("marks"), notes = model.get("notes");
   let at = 0;
-  return model.get("heads").map((head) => {
+  return model.get("heads").map((head, r) => {
     const take = () => numbers.subarray(at, at += head.n);
-    return { ...head, id: take(), start: take(), end: take(), word: take() };
+    // marks that are still to come are null
+    return { ...head, note: notes[r], mark: marks.length ? marks[r] : null, id: take(), start: take(), end: take(), word: take() };
   });
 }
 function show(row, i) { return row.words[row.word[i]]; }
 function same(a, i, b, j) {
-  return show(a, i) === show(b, j) && a.kind[i] === b.kind[j] && a.mark[i] === b.mark[j] && (i in a.bytes) === (j in b.bytes);
+  return show(a, i) === show(b, j) && a.kind[i] === b.kind[j] && (b.mark === null || a.mark[i] === b.mark[j]) && (i in a.bytes) === (j in b.bytes);
 }
 
 function render({ model, el }) {
@@ -265,7 +267,7 @@ function render({ model, el }) {
     const head = make("div", "tks-head"), note = make("span", "tks-note"), body = make("div", "tks-body"), section = make("div", "tks-strip");
     head.append(make("bdi", "tks-name", row.name), note); section.append(head, body);
     body.tabIndex = 0; body.setAttribute("role", "listbox"); body.setAttribute("aria-multiselectable", "true");
-    const strip = { row: { name: row.name, n: 0, bytes: {} }, nodes: [], parts: [], body, note, section, at: -1, id: "tks" + serial++ };
+    const strip = { row: { name: row.name, n: 0, bytes: {}, mark: "" }, nodes: [], parts: [], body, note, section, at: -1, id: "tks" + serial++ };
     listen(strip);
     return strip;
   }
@@ -276,6 +278,8 @@ function render({ model, el }) {
     let head = 0, tail = 0;
     while (head < most && same(old, head, row, head)) head++;
     while (tail < most - head && same(old, old.n - 1 - tail, row, row.n - 1 - tail)) tail++;
+    // until the marks of a new text come, tokens that stay keep theirs
+    row.mark ??= old.mark.slice(0, head) + " ".repeat(row.n - head - tail) + old.mark.slice(old.n - tail);
     const before = strip.parts.filter((p) => p.to <= head), after = strip.parts.filter((p) => p.from >= old.n - tail && p.from >= head);
     // a part that is not full is made anew with what follows it, so that typing does not leave one part per key
     if (before.length && before.at(-1).to - before.at(-1).from < SIZE && head < row.n) before.pop();
@@ -415,7 +419,7 @@ function render({ model, el }) {
       ev.preventDefault(); ev.stopPropagation();
     });
   }
-  const drawn = ["change:heads", "change:numbers", "change:text", "change:direction"];
+  const drawn = ["change:heads", "change:numbers", "change:marks", "change:notes", "change:text", "change:direction"];
   for (const name of drawn) model.on(name, redraw);
   model.on("change:selection", paint);
   draw();
@@ -426,24 +430,31 @@ export default { render };
 
 # %% ../nbs/51_tokens.ipynb #1eceb650
 def _packed(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], bytes]:
-    # what the page needs, small enough to be sent at every key press: numbers in one buffer, each text once, a letter for kind and mark
+    # what the page needs, small enough to be sent at every key press: numbers in one buffer, each text once, a letter for kind
     heads, numbers = [], []
     for row in rows:
         words = {text: k for k, text in enumerate(dict.fromkeys(row["show"]))}
-        n, mark = len(row["show"]), row["mark"]
-        letters = "".join(mark.get(str(k), " ")[0] for k in range(n)) if mark else " " * n
         head = {
             "name": row["name"],
-            "note": row["note"],
-            "n": n,
+            "n": len(row["show"]),
             "words": list(words),
             "kind": row["kind"],
-            "mark": letters,
             "bytes": row["bytes"],
         }
         heads.append(head)
         numbers += [row["id"], row["start"], row["end"], [words[text] for text in row["show"]]]
     return heads, b"".join(np.array(column, dtype="<i4").tobytes() for column in numbers)
+
+
+def _marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    # a letter per token
+    out = []
+    for row in rows:
+        letters = [" "] * len(row["show"])
+        for k, mark in row["mark"].items():
+            letters[int(k)] = mark[0]
+        out.append("".join(letters))
+    return out
 
 
 class TokenStrip(anywidget.AnyWidget):
@@ -454,6 +465,8 @@ class TokenStrip(anywidget.AnyWidget):
     text = traitlets.Unicode("").tag(sync=True)
     heads = traitlets.List(traitlets.Dict()).tag(sync=True)
     numbers = traitlets.Bytes(b"").tag(sync=True)
+    marks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    notes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     direction = traitlets.Enum(["ltr", "rtl"], default_value="ltr").tag(sync=True)
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
 
@@ -476,6 +489,7 @@ class TokenStrip(anywidget.AnyWidget):
         *,
         marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
         notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
+        later: bool = False,  # Whether marks follow by `mark`; until then tokens that stay keep theirs in the page
     ) -> None:
         "Show another text or other tokens; a selection that no longer fits is cleared."
         rows = strip_rows(tokens, text, marks=marks, notes=notes)
@@ -483,8 +497,21 @@ class TokenStrip(anywidget.AnyWidget):
             if text != self.text:
                 self.selection = []
             self.heads, self.numbers = _packed(rows)
+            self.marks, self.notes = [] if later else _marks(rows), [row["note"] for row in rows]
             self.text, self.direction = text, text_direction(text)
         self._tokens, self._rows = tokens, rows
+
+    def mark(
+        self,
+        marks: Mapping[str, Mapping[int, str]],  # Tokenizer -> token position -> `touched` or `moved`
+        notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
+    ) -> None:
+        "Mark the tokens that are shown anew; the tokens themselves are not sent again."
+        for row in self._rows:
+            row["mark"] = {str(k): mark for k, mark in marks.get(row["name"], {}).items()}
+            row["note"] = (notes or {}).get(row["name"], row["note"])
+        with self.hold_sync():
+            self.marks, self.notes = _marks(self._rows), [row["note"] for row in self._rows]
 
     @property
     def rows(self) -> list[dict[str, Any]]:  # One per tokenizer, as from `strip_rows`
