@@ -193,7 +193,7 @@ def _strip(row: Mapping[str, Any], direction: str, limit: int) -> str:
     cells = " ".join(_cell(row, k) for k in range(min(limit, len(row["show"]))))
     more = len(row["show"]) - limit
     rest = f" <em>and {more:,} more</em>" if more > 0 else ""
-    head = f'<b class="tks-name">{escape(row["name"])}</b><span class="tks-note">{escape(row["note"])}</span>'
+    head = f'<b class="tks-name">{escape(row["name"])}</b> <span class="tks-note">{escape(row["note"])}</span>'
     return f'<div class="tks-strip"><div class="tks-head">{head}</div><div class="tks-body" dir="{direction}">{cells}{rest}</div></div>'
 
 
@@ -406,7 +406,7 @@ function render({ model, el }) {
     const { body } = strip, cell = (ev) => ev.target.tokAt === undefined ? undefined : ev.target.tokPart.from + ev.target.tokAt;
     body.addEventListener("mouseover", (ev) => { if (cell(ev) !== undefined) point(strip, cell(ev)); });
     body.addEventListener("mouseleave", () => light(null));
-    body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
+    body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { body.focus({ preventScroll: true }); stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
     body.addEventListener("focus", () => { if (strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at))); });
     body.addEventListener("blur", () => leave(strip));
     body.addEventListener("keydown", (ev) => {

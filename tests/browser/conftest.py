@@ -69,11 +69,12 @@ def answers(port: int) -> bool:
 
 @dataclass
 class Lab:
-    """A running JupyterLab and the folder it serves."""
+    """A running server, the folder it serves, and where it keeps its signatures."""
 
     port: int
     token: str
     folder: Path
+    data: Path
 
     def url(self, notebook: str, where: str = "lab") -> str:
         """Address of a notebook in `lab` (in a fresh workspace: what an earlier test left open must not come back), `notebook` or `voila`."""
@@ -148,7 +149,7 @@ def lab(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             if server.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"JupyterLab did not start; its log:\n{log.read_text()[-3000:]}")
             time.sleep(0.2)
-        yield Lab(port, token, notebooks)
+        yield Lab(port, token, notebooks, own["JUPYTER_DATA_DIR"])
     finally:
         server.terminate()
         try:
