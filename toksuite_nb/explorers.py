@@ -318,7 +318,7 @@ _page_css = """<style>
 .tks-edits del { opacity: .8; text-decoration: line-through 2px; } .tks-edits ins { font-weight: 700; text-decoration: underline solid 3px #D55E00; text-underline-offset: 3px; }
 .tks-table { border-collapse: collapse; font-size: 13px; line-height: 1.5; font-variant-numeric: tabular-nums; color: inherit; }
 .tks-table th, .tks-table td { padding: 1px 8px; text-align: end; border-bottom: 1px solid rgba(128,128,128,.4); white-space: nowrap; background: transparent; }
-.tks-table th[scope=row], .tks-counts td:nth-child(2) { text-align: start; } .tks-counts td:nth-child(4) { text-align: start; min-width: 124px; }
+.tks-table th[scope=row], .tks-table thead th:first-child, .tks-counts thead th:nth-child(2), .tks-counts td:nth-child(2) { text-align: start; } .tks-counts td:nth-child(4) { text-align: start; min-width: 124px; }
 .tks-bar { height: 10px; border: 1px solid currentColor; }
 .tks-say { padding: 4px 8px; border-inline-start: 4px solid #D55E00; font-weight: 600; line-height: 1.4; overflow-wrap: anywhere; }
 .tks-field { margin: 4px 0; } .tks-line { display: flex; gap: 8px; font-size: 15px; line-height: 1.7; } .tks-side { font-size: 12px; min-width: 3.5em; padding-top: 4px; }
