@@ -79,30 +79,69 @@ _counts = {
 }  # fmt: skip
 
 
-def _moves(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    # `cut_shift` of all tokenizers in one pass over their frames: at every key press its objects would be too dear
+def _shift(
+    edited: EditedText, before: pl.DataFrame, after: pl.DataFrame
+) -> dict[str, tuple[np.ndarray, np.ndarray, float | None]]:
+    # `cut_shift` of all tokenizers at once, of tokens that are there already, because it is asked for at every key press:
+    # tokenizer -> status of each token before and after, Jaccard of the boundaries outside the edits
     here, there, carry = _edit_spans(edited)
-    before, after = _hits(before, here), _hits(after, there)
-    start, end = before["start"].to_numpy(), before["end"].to_numpy()
-    first = np.where(end > start, carry(start, True), carry(start, False))
-    goal = before.with_columns(first=first, last=np.where(end > start, carry(end, False), first))
-    key = ("tokenizer", "id", "first", "last")
-    sides = [
-        side.filter(~pl.col("touched")).with_columns(nth=pl.int_range(pl.len()).over(key))
-        for side in (goal, after.rename({"start": "first", "end": "last"}))
-    ]
-    twins = sides[0].join(sides[1], on=[*key, "nth"]).select("tokenizer", "i", "i_right")
-    names = pl.when("touched").then(pl.lit("touched")).when("twin").then(pl.lit("kept")).otherwise(pl.lit("moved"))
-    out = [
-        side.join(
-            twins.select("tokenizer", i=column, twin=pl.lit(True)),
-            on=["tokenizer", "i"],
-            how="left",
-            maintain_order="left",
-        ).select("tokenizer", "i", status=names)
-        for side, column in ((before, "i"), (after, "i_right"))
-    ]
-    return out[0], out[1]
+    cuts, sizes = (
+        (_cut_arrays(before), _cut_arrays(after)),
+        [len(text.encode()) for text in (edited.source, edited.text)],
+    )
+    found = {}
+    for name in cuts[0] | cuts[1]:
+        sides = [cut.get(name, (np.zeros(0, np.int64),) * 3) for cut in cuts]
+        hits = [_hit(start, end, edits) for (_, start, end), edits in zip(sides, (here, there), strict=True)]
+        ids, start, end = sides[0]
+        first = np.where(end > start, carry(start, True), carry(start, False))
+        moved_to = (ids, first, np.where(end > start, carry(end, False), first))
+        kept = _twins(moved_to, sides[1], ~hits[0], ~hits[1])
+        statuses = [
+            np.where(hit, "touched", np.where(twin, "kept", "moved")) for hit, twin in zip(hits, kept, strict=True)
+        ]
+        edges = [_edges(*side[1:], edits, size) for side, edits, size in zip(sides, (here, there), sizes, strict=True)]
+        carried, there_too = set(carry(edges[0], False).tolist()), set(edges[1].tolist())
+        union = carried | there_too
+        found[name] = (statuses[0], statuses[1], len(carried & there_too) / len(union) if union else None)
+    return found
+
+
+def _cut_arrays(tokens: pl.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    # tokenizer -> ids, starts, ends; the rows of a tokenizer stand together
+    ids, start, end = (tokens[column].to_numpy() for column in ("id", "start", "end"))
+    out, at = {}, 0
+    for run in tokens["tokenizer"].rle().struct.unnest().iter_rows():
+        out[run[1]] = (ids[at : at + run[0]], start[at : at + run[0]], end[at : at + run[0]])
+        at += run[0]
+    return out
+
+
+def _hit(start: np.ndarray, end: np.ndarray, edits: _Spans) -> np.ndarray:
+    # a token is touched if it shares a byte with an edit, or stands across a place where text came or went
+    return np.append(edits[0], np.iinfo(np.int64).max)[np.searchsorted(edits[1], start, "right")] < end
+
+
+def _twins(
+    a: Sequence[np.ndarray], b: Sequence[np.ndarray], free_a: np.ndarray, free_b: np.ndarray
+) -> list[np.ndarray]:
+    # whether each untouched token has the same token at the same place on the other side, each being the twin of one
+    kept, place = [np.zeros(len(free_a), bool), np.zeros(len(free_b), bool)], dict[tuple[int, ...], list[int]]()
+    at_a, at_b = np.flatnonzero(free_a), np.flatnonzero(free_b)
+    for k, key in zip(at_b.tolist(), zip(*(column[at_b].tolist() for column in b), strict=True), strict=True):
+        place.setdefault(key, []).append(k)
+    for k, key in zip(at_a.tolist(), zip(*(column[at_a].tolist() for column in a), strict=True), strict=True):
+        if same := place.get(key):
+            kept[0][k] = kept[1][same.pop(0)] = True
+    return kept
+
+
+def _edges(start: np.ndarray, end: np.ndarray, edits: _Spans, size: int) -> np.ndarray:
+    # inner boundaries that do not touch an edit
+    whole = end > start
+    at = np.unique(np.concatenate([start[whole], end[whole]]))
+    at = at[(at > 0) & (at < size)]
+    return at[np.append(edits[0], np.iinfo(np.int64).max)[np.searchsorted(edits[1], at, "left")] > at]
 
 
 def _edit_spans(edited: EditedText) -> tuple[_Spans, _Spans, Callable[[np.ndarray, bool], np.ndarray]]:
@@ -126,32 +165,6 @@ def _edit_spans(edited: EditedText) -> tuple[_Spans, _Spans, Callable[[np.ndarra
         return np.where(k < 0, at, inside)
 
     return here, there, carry
-
-
-def _hits(tokens: pl.DataFrame, edits: _Spans) -> pl.DataFrame:
-    # a token is touched if it shares a byte with an edit, or stands across a place where text came or went
-    start, end = tokens["start"].to_numpy(), tokens["end"].to_numpy()
-    k = np.searchsorted(edits[1], start, "right")
-    begins = np.append(edits[0], np.iinfo(np.int64).max)
-    return tokens.select("tokenizer", "i", "id", "start", "end", touched=begins[k] < end)
-
-
-def _shared_boundaries(edited: EditedText, before: pl.DataFrame, after: pl.DataFrame) -> dict[str, float]:
-    # Jaccard of the inner boundaries outside the edits, by tokenizer; absent where there is none
-    here, there, carry = _edit_spans(edited)
-    found = []
-    for tokens, edits, text in ((before, here, edited.source), (after, there, edited.text)):
-        ends = tokens.filter(pl.col("end") > pl.col("start")).select("tokenizer", at=pl.concat_list("start", "end"))
-        inner = ends.explode("at").unique().filter(pl.col("at").is_between(1, len(text.encode()) - 1))
-        at = inner["at"].to_numpy()
-        begins = np.append(edits[0], np.iinfo(np.int64).max)
-        found.append(inner.filter(pl.Series(begins[np.searchsorted(edits[1], at, "left")] > at, dtype=pl.Boolean)))
-    carried = found[0].with_columns(at=carry(found[0]["at"].to_numpy(), False)).unique()
-    sizes = [dict(side.group_by("tokenizer").len().iter_rows()) for side in (carried, found[1])]
-    both = dict(carried.join(found[1], on=["tokenizer", "at"]).group_by("tokenizer").len().iter_rows())
-    names = list(sizes[0] | sizes[1])
-    union = {name: sizes[0].get(name, 0) + sizes[1].get(name, 0) - both.get(name, 0) for name in names}
-    return {name: both.get(name, 0) / n for name, n in union.items()}
 
 
 def render_scene(
@@ -195,17 +208,15 @@ def _perturbed(scene: Scene, plain: Seen, tokenizers: Mapping[str, Tokenizer]) -
 
 def _with_perturbed(scene: Scene, plain: Seen, edited: EditedText, tokenizers: Mapping[str, Tokenizer]) -> Seen:
     cut = tokenize({_after: edited.text}, _listed(tokenizers), allow_empty=True)
-    moves, counts, marks = _moves(edited, plain.tokens, cut), [], {}
-    shared = _shared_boundaries(edited, plain.tokens, cut)
-    for which, text, tokens, status in zip(
-        (_before, _after), (scene.text, edited.text), (plain.tokens, cut), moves, strict=True
-    ):
-        parts = status.partition_by("tokenizer", as_dict=True)
-        marks[which] = {name: _marked(parts[(name,)]) if (name,) in parts else {} for name in tokenizers}
-        sums = {row[:2]: row[2] for row in status.group_by("tokenizer", "status").len().iter_rows()}
+    shifts, counts, marks = _shift(edited, plain.tokens, cut), [], {}
+    for side, (which, text, tokens) in enumerate(((_before, scene.text, plain.tokens), (_after, edited.text, cut))):
+        marks[which] = {name: _marked(shift[side]) for name, shift in shifts.items()}
         for row in _counted_in(which, scene, text, tokens, tokenizers):
-            kinds = {kind: sums.get((row["tokenizer"], kind), 0) for kind in ("kept", "touched", "moved")}
-            counts.append(row | kinds | {"boundary_jaccard": shared.get(row["tokenizer"])})
+            shift = shifts.get(row["tokenizer"], ((), (), None))
+            kinds = {
+                kind: int(np.count_nonzero(np.asarray(shift[side]) == kind)) for kind in ("kept", "touched", "moved")
+            }
+            counts.append(row | kinds | {"boundary_jaccard": shift[2]})
     return Seen(pl.concat([plain.tokens, cut]), pl.DataFrame(counts, schema=_counts), edited, marks, "")
 
 
@@ -214,8 +225,9 @@ def _listed(tokenizers: Mapping[str, Tokenizer]) -> list[Tokenizer]:
     return [one if one.name == name else one.renamed(name) for name, one in tokenizers.items()]
 
 
-def _marked(tokens: pl.DataFrame) -> dict[int, str]:
-    return dict(tokens.filter(pl.col("status") != "kept").select("i", "status").iter_rows())
+def _marked(status: np.ndarray) -> dict[int, str]:
+    at = np.flatnonzero(status != "kept")
+    return dict(zip(at.tolist(), status[at].tolist(), strict=True))
 
 
 def _counted_in(
@@ -878,7 +890,10 @@ def _with_cuts(seen: Outcome, edited: EditedText, tokenizers: Mapping[str, Token
     tokens = tokenize({"before": edited.source, "after": edited.text}, _listed(tokenizers), allow_empty=True)
     shifts = {name: cut_shift(edited, tokenizer) for name, tokenizer in tokenizers.items()}
     marks = {
-        which: {name: _marked(shift.tokens.filter(pl.col("side") == side)) for name, shift in shifts.items()}
+        which: {
+            name: _marked(shift.tokens.filter(pl.col("side") == side)["status"].to_numpy())
+            for name, shift in shifts.items()
+        }
         for which, side in (("before", "source"), ("after", "target"))
     }
     cuts = pl.concat([shift.summary.with_columns(tokenizer=pl.lit(name)) for name, shift in shifts.items()])
@@ -1583,14 +1598,11 @@ class RobustnessExplorer:
             tokenize({side: text}, one, allow_empty=True)
             for side, text in ((_before, edited.source), (_after, edited.text))
         )
+        shift = _shift(edited, before, after).get(name, ((), (), None))
         for strip, text, tokens, status in zip(
-            (self.strip, self.strip_after),
-            (edited.source, edited.text),
-            (before, after),
-            _moves(edited, before, after),
-            strict=True,
+            (self.strip, self.strip_after), (edited.source, edited.text), (before, after), shift[:2], strict=True
         ):
-            strip.show(tokens, text if tokens.height else "", marks={name: _marked(status)})
+            strip.show(tokens, text if tokens.height else "", marks={name: _marked(np.asarray(status))})
 
     def __repr__(self) -> str:
         shown = self.data()

@@ -117,11 +117,12 @@ def _row(name: str, part: pl.DataFrame, data: bytes, mark: Mapping[int, str], no
     pieces = [data[a:b] for a, b in zip(starts, ends, strict=True)]
     seen = {piece: show_bytes(piece) for piece in set(pieces)}
     shown = [seen[piece] for piece in pieces]
-    for k, special in part.select(pl.int_range(pl.len()), "special").filter(part["start"] == part["end"]).iter_rows():
-        shown[k] = f"⟨+{show_bytes(b'' if special else own[k] or b'') or ('special' if special else '')}⟩"
+    special = part["special"].to_list()
+    for k in (k for k, (a, b) in enumerate(zip(starts, ends, strict=True)) if a == b):
+        shown[k] = f"⟨+{show_bytes(b'' if special[k] else own[k] or b'') or ('special' if special[k] else '')}⟩"
     if _arabic.search(data.decode()):
         shown = _joined(shown, [False, *(a == b for a, b in zip(starts[1:], ends[:-1], strict=True))])
-    kinds = "".join(part["kind"].replace_strict(_letters, return_dtype=pl.String).to_list())
+    kinds = "".join(map(_letters.__getitem__, part["kind"].to_list()))
     made = {str(k): (b or b"").hex() for k, (b, piece) in enumerate(zip(own, pieces, strict=True)) if b != piece}
     n = len(shown)
     return {
