@@ -210,7 +210,7 @@ def _with_perturbed(scene: Scene, plain: Seen, edited: EditedText, tokenizers: M
     cut = tokenize({_after: edited.text}, _listed(tokenizers), allow_empty=True)
     shifts, counts, marks = _shift(edited, plain.tokens, cut), [], {}
     for side, (which, text, tokens) in enumerate(((_before, scene.text, plain.tokens), (_after, edited.text, cut))):
-        marks[which] = {name: _marked(shift[side]) for name, shift in shifts.items()}
+        marks[which] = {name: _marked((shift[0], shift[1])[side]) for name, shift in shifts.items()}
         for row in _counted_in(which, scene, text, tokens, tokenizers):
             shift = shifts.get(row["tokenizer"], ((), (), None))
             kinds = {
