@@ -22,7 +22,7 @@ extensions = [
 ]
 exclude_patterns = ["_proc", "**.ipynb_checkpoints", "jupyter_execute"]
 
-# stored outputs are shown as they are (a test keeps them true); widgets have none, so their notebooks run at build time,
+# stored outputs are shown as they are (a test keeps them true); widgets have none, so their notebooks run when built,
 # but not the tour, which scores six models: its strips are shown in their static form
 nb_execution_mode = "force"
 nb_execution_excludepatterns = ["0*", "1*", "2*", "3*", "4*", "50_*", "index*", "explanations/*"]
