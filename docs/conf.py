@@ -44,6 +44,8 @@ default_role = "code"
 
 html_theme = "furo"
 html_title = project
+# a page from disk may not fetch another one to quote from it
+html_show_search_summary = False
 html_static_path = [str(HERE / "_static")]
 html_css_files = ["site.css"]
 # saved widgets draw themselves with scripts of this site; MyST-NB's defaults ask a content network

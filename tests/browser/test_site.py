@@ -25,8 +25,8 @@ def test_tour_shows_charts_and_widgets(page):
 
 def test_saved_views_link_and_open_without_a_kernel(page):
     """Pointing, selecting and picking go on working on a page from disk, where no Python answers."""
-    page.goto((SITE / "52_explorers.html").as_uri())
-    strip = page.locator(".tks:has(.tks-strip)").first
+    page.goto((SITE / "51_tokens.html").as_uri())
+    strip = page.locator(".tks:has(.tks-read):has(.tks-t)").first
     strip.locator(".tks-strip").nth(1).locator(".tks-t").first.hover()
     expect(strip.locator(".tks-strip").nth(0).locator(".tks-lit")).not_to_have_count(0)
     expect(strip.locator(".tks-read")).to_contain_text("token 1 of")
