@@ -10,7 +10,7 @@ ROOT   := $(if $(filter 0,$(shell id -u)),--allow-root)
 ARGS   ?=
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo lab test lint types sync notebooks unit browser docs bench fuzz readme outputs suite study clean
+.PHONY: demo lab app test lint types sync notebooks unit browser docs bench fuzz readme pictures outputs suite study clean
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ demo: $(VENV)/.ready
 	$(BIN)/python docs/demo.py
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 $(ARGS) $(NB)/tutorials/tour.ipynb
+# the explorer as a page of its own, for this machine alone
+app: $(VENV)/.ready
+	$(BIN)/voila docs/app.ipynb --Voila.ip=127.0.0.1 --strip_sources=True $(ARGS)
 
 test: lint types sync notebooks unit browser
 lint: $(VENV)/.dev
@@ -52,12 +55,15 @@ notebooks: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py --check
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 tests --ignore=tests/browser --ignore=tests/bench --ignore=tests/test_house.py
-browser: $(VENV)/.dev
+browser: $(VENV)/.dev tests/browser/vendor/axe.min.js
 	$(BIN)/pytest -q tests/browser -m "not site"
+# without npm the accessibility tests are skipped, but not where CI is set
+tests/browser/vendor/axe.min.js: docs/assets.py
+	-$(PYTHON) docs/assets.py --tests
 
 # the site needs node's npm for two script packages
 docs: $(VENV)/.docs docs/_static/vendor/embed-amd.js
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/sphinx-build -W --keep-going -q -b html -c docs $(NB) build/site
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/sphinx-build -j 2 -W --keep-going -q -b html -c docs $(NB) build/site
 	$(BIN)/pytest -q tests/browser -m site
 docs/_static/vendor/embed-amd.js: $(VENV)/.docs docs/assets.py
 	$(BIN)/python docs/assets.py
@@ -76,6 +82,9 @@ fuzz: $(VENV)/.fuzz
 # what is committed and made from something else
 readme: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/readme.py
+# the README's picture is what a browser test sees
+pictures: browser
+	cp build/shots/readme-explorer.png nbs/images/explorer.png
 outputs: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/run.py
 # trains and scores the shipped models and their further seeds in build/suite, about half an hour on two cores, goes on where it was stopped,

@@ -22,10 +22,13 @@ extensions = [
 ]
 exclude_patterns = ["_proc", "**.ipynb_checkpoints", "jupyter_execute"]
 
-# stored outputs are shown as they are (a test keeps them true); widgets have none, so their notebooks run at build time
+# stored outputs are shown as they are (a test keeps them true); widgets have none, so their notebooks run when built,
+# but not the tour, which scores six models: its strips are shown in their static form
 nb_execution_mode = "force"
 nb_execution_excludepatterns = ["0*", "1*", "2*", "3*", "4*", "50_*", "index*", "explanations/*"]
-nb_execution_excludepatterns += [f"tutorials/{name}*" for name in ("score_", "train_", "results_")]
+nb_execution_excludepatterns += [
+    f"tutorials/{name}*" for name in ("score_", "train_", "results_", "building_", "gallery", "tour")
+]
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -41,6 +44,8 @@ default_role = "code"
 
 html_theme = "furo"
 html_title = project
+# a page from disk may not fetch another one to quote from it
+html_show_search_summary = False
 html_static_path = [str(HERE / "_static")]
 html_css_files = ["site.css"]
 # saved widgets draw themselves with scripts of this site; MyST-NB's defaults ask a content network

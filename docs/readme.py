@@ -19,6 +19,7 @@ def markdown() -> str:
     nb.metadata["language_info"] = {"name": "python"}
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = body.replace("](images/", "](nbs/images/").replace("](tutorials/", "](nbs/tutorials/")
+    body = body.replace("](explanations/", "](nbs/explanations/")
     return "<!-- made from nbs/index.ipynb by docs/readme.py -->\n\n" + body.strip() + "\n"
 
 

@@ -13,10 +13,12 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from toksuite_nb.alignment import cut_shift
 from toksuite_nb.charts import count_chart, drop_chart, efficiency_chart, gram_chart, tokenizer_colours
 from toksuite_nb.core import drop_schema, gram_schema, token_schema
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.explorers import (
+    CellGrid,
     EfficiencyExplorer,
     PerturbationExplorer,
     RobustnessExplorer,
@@ -118,7 +120,7 @@ def test_state_is_json_and_needs_no_network(tokenizers):
     text = "naïve 首 🙂"
     strip = TokenStrip(tokenize([text], tokenizers), text)
     state = strip.get_state()
-    json.dumps({key: state[key] for key in ("text", "heads", "direction", "selection")})
+    json.dumps({key: state[key] for key in ("text", "heads", "marks", "notes", "direction", "selection")})
     assert isinstance(state["numbers"], bytes)
     assert not re.search(r"https?://|import\s*\(|^import ", state["_esm"], re.MULTILINE), "the module must load nothing"
     assert "innerHTML" not in state["_esm"], "text may only be set through textContent"
@@ -172,14 +174,26 @@ def test_what_is_sent_to_the_page_is_what_the_rows_say(tokenizers):
     text = "naïve 首 ﷽ 🙂 naïve"
     strip = TokenStrip(tokenize([text], tokenizers), text, marks={"bytes": {0: "touched", 3: "moved"}})
     numbers = np.frombuffer(strip.numbers, dtype="<i4").tolist()
-    for head, row in zip(strip.heads, strip.rows, strict=True):
+    for head, letters, row in zip(strip.heads, strip.marks, strip.rows, strict=True):
         n = head["n"]
         columns, numbers = [numbers[k * n : (k + 1) * n] for k in range(4)], numbers[4 * n :]
         assert columns[:3] == [row["id"], row["start"], row["end"]]
         assert [head["words"][k] for k in columns[3]] == row["show"]
-        marked = {str(k): {"t": "touched", "m": "moved"}[m] for k, m in enumerate(head["mark"]) if m != " "}
+        marked = {str(k): {"t": "touched", "m": "moved"}[m] for k, m in enumerate(letters) if m != " "}
         assert (marked, head["kind"], head["bytes"]) == (row["mark"], row["kind"], row["bytes"])
     assert not numbers
+
+
+def test_marks_can_follow_their_tokens(tokenizers):
+    text = "naïve"
+    strip = TokenStrip(tokenize([text], tokenizers), text, marks={"bytes": {0: "touched"}})
+    tokens, numbers = strip.tokens, strip.numbers
+    strip.show(tokens, text, later=True)
+    assert strip.marks == []
+    strip.mark({"bytes": {1: "moved"}}, {"bytes": "six"})
+    assert (strip.marks[0], strip.notes[0]) == (" m    ", "six")
+    assert strip.numbers == numbers
+    assert strip.rows[0]["mark"] == {"1": "moved"}
 
 
 def test_a_long_text_takes_linear_time_and_space(tokenizers):
@@ -513,7 +527,221 @@ def test_robustness_explorer_filters():
     assert explorer.data()["lang"].to_list() == ["fa"]
     explorer.norm.set_state({"index": 1})
     assert explorer.data()["norm"].to_list() == ["sum"]
-    assert "esm.sh" not in explorer.panel.get_state()["_esm"], "the chart would load its library from the network"
+
+
+@pytest.fixture
+def opened(tokenizers):
+    asked = make_items(
+        [
+            {
+                "item_id": f"q{k}",
+                "question": question,
+                "choices": ["blue", "<b>green</b> field"],
+                "answer": 0,
+                "lang": "en",
+            }
+            for k, question in enumerate(("the sky is", "the \u202e sea <script>alert(1)</script> is", "snow is not"))
+        ]
+    )
+    items = pl.concat([asked, perturb_items(asked, "uppercase", seed=0)])
+    made = items.filter(pl.col("perturbation") == "uppercase")["item_id"].to_list()
+    right = dict(zip([*asked["item_id"], *made], (1, 0, 1, 0, 1, 1), strict=True))
+    about = {"model": "m", "tokenizer": "bytes", "rule": "exact", "boundary": "clean"}
+    scores = [
+        about
+        | {
+            "item_id": name,
+            "choice": k,
+            "loglikelihood": -8.0 * (k + 1),
+            "n_tokens": 4 * (k + 1),
+            "n_chars": 4,
+            "n_bytes": 4,
+        }
+        for name in right
+        for k in (0, 1)
+    ]
+    judged = [
+        {
+            "model": "m",
+            "tokenizer": "bytes",
+            "item_id": name,
+            "norm": "char",
+            "prediction": 1 - ok,
+            "correct": float(ok),
+            "margin": 0.0,
+            "tie": False,
+        }
+        for name, ok in right.items()
+    ]
+    cells = drop_rows(tokenizer="bytes", perturbation="uppercase")
+    return RobustnessExplorer(
+        pl.concat([cells, drop_rows(tokenizer="bytes", perturbation="fullwidth")]),
+        items=items,
+        scores=pl.DataFrame(scores),
+        verdicts=pl.DataFrame(judged),
+        tokenizers={"bytes": tokenizers["bytes"]},
+    )
+
+
+def test_a_picked_cell_opens_what_is_behind_it(opened):
+    assert opened.picked.is_empty()
+    assert opened.behind.layout.display == "none"
+    opened.grid.set_state({"picked": [0, 0, 0]})
+    assert opened.picked["perturbation"].to_list() == ["uppercase"]
+    assert opened.pairs()["change"].to_list() == ["lost", "gained", "same"]
+    assert [label for label, _ in opened.which.options] == ["lost (1)", "gained (1)", "all (3)"]
+    assert (opened.strip.text, opened.strip_after.text) == ("the sky is", "THE SKY IS")
+    marks = "".join(opened.strip_after.marks)
+    assert set(marks) == {"t", " "}, "every capital letter is touched, and no space"
+    choices = opened.choices()
+    assert choices["per_unit_after"].to_list() == [-2.0, -4.0]
+    assert choices["loglikelihood_before"].to_list() == [-8.0, -16.0]
+    opened.cut_of.value = "choices[1]"
+    assert opened.strip.text == "<b>green</b> field"
+    opened.which.value = "gained"
+    assert opened.strip.text == "<b>green</b> field", "the field that is looked at stays while one goes through items"
+    opened.cut_of.value = "question"
+    assert opened.strip.text.startswith("the \u202e sea")
+    assert "<script>" not in opened.case.value
+    assert "⟨RLO⟩" in opened.case.value
+    opened.grid.set_state({"picked": [0, 0, 1]})
+    assert opened.pairs().is_empty()
+    assert "no such items" in opened.case.value
+    opened.grid.picked = []
+    assert opened.behind.layout.display == "none"
+
+
+def test_a_cell_stays_picked_where_it_still_is(opened):
+    opened.pick("bytes", "fullwidth", "en")
+    opened.value.value = "drop"
+    assert opened.picked["perturbation"].to_list() == ["fullwidth"]
+
+
+def test_a_cell_names_its_evidence_in_words():
+    explorer = RobustnessExplorer(drop_rows(p_adjusted=0.2))
+    (cell,) = explorer.grid.blocks[0]["cells"][0]
+    assert cell[0] == "(55%)"
+    for part in (
+        "95 % interval",
+        "26 lost and 1 gained of n = 50 items",
+        "p = 0.2 after Holm's correction",
+        "0.200 is the smallest drop",
+    ):
+        assert part in cell[3]
+    explorer.pick("bpe", "fullwidth", "en")
+    assert "26 lost" in repr(explorer)
+
+
+def test_a_cell_is_set_beside_the_published_fourteen():
+    from toksuite_nb.robustness import published_accuracies, task_drops
+
+    explorer = RobustnessExplorer(drop_rows(perturbation="homoglyphs"), published=task_drops(published_accuracies()))
+    explorer.pick("bpe", "homoglyphs", "en")
+    assert explorer.detail.value.count('<th scope="row">') == 14
+    assert "toksuite_english_homoglyphs" in explorer.detail.value
+
+
+def test_a_grid_refuses_what_it_does_not_show():
+    grid = CellGrid(blocks=[{"title": "", "rows": ["a"], "columns": ["b"], "cells": [[["1", "#fff", "#000", ""]]]}])
+    for wrong in ([0, 0, 1], [0, 0], [-1, 0, 0], [1, 0, 0]):
+        with pytest.raises(ValueError, match="must be the block, row and column"):
+            grid.picked = wrong
+    with pytest.raises(ValueError, match="belong together, got 1 of the three"):
+        RobustnessExplorer(
+            drop_rows(),
+            items=make_items([{"item_id": "a", "question": "q", "choices": ["a", "b"], "answer": 0, "lang": "en"}]),
+        )
+
+
+@given(st.floats(-1, 1), st.booleans())
+def test_ink_is_legible_on_every_tint(share, pale):
+    from toksuite_nb.explorers import _tint
+
+    def light(colour):
+        channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        return sum(
+            w * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4)
+            for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
+        )
+
+    a, b = sorted(light(colour) for colour in _tint(share, pale))
+    assert (b + 0.05) / (a + 0.05) >= 4.5
+
+
+def test_cosines_are_shown_layer_by_layer():
+    values = {"all": [0.9, -0.1, None], "layers.0": [0.5, 0.4, 0.3]}
+    rows = [
+        {"i": i, "j": j, "layer": layer, "dot": 1.0, "cosine": cosine}
+        for layer, cosines in values.items()
+        for (i, j), cosine in zip(((0, 1), (0, 2), (1, 2)), cosines, strict=True)
+    ]
+    explorer = EfficiencyExplorer(
+        auc=0.8, zero_shot=0.5, ceiling=0.9, gram=pl.DataFrame(rows), examples=["<i>one</i>", "two", "three"]
+    )
+    assert explorer.grid.blocks[0]["cells"][0][1][0] == explorer.grid.blocks[0]["cells"][1][0][0] == "0.90"
+    assert explorer.grid.blocks[0]["cells"][1][2][0] == "–"
+    assert explorer.agreement().select("example", "agreement", "nearest").rows() == [
+        (1, 0.9, 0),
+        (0, 0.4, 1),
+        (2, -0.1, 0),
+    ]
+    explorer.grid.set_state({"picked": [0, 0, 2]})
+    assert "cosine -0.100" in explorer.pair.value
+    assert "<i>" not in explorer.pair.value
+    explorer.layer.set_state({"index": 1})
+    assert explorer.grid.picked == []
+    assert explorer.grid.blocks[0]["cells"][1][2][0] == "0.30"
+    with pytest.raises(ValueError, match="at least one pair of examples"):
+        EfficiencyExplorer(auc=0.8, zero_shot=0.5, ceiling=0.9, gram=gram_schema.empty())
+
+
+def test_tokenizers_come_and_go_by_name(explorer):
+    explorer.more.value = "tekken"
+    explorer.more_button.click()
+    assert [row["name"] for row in explorer.strip.rows] == ["bytes", "mistral", "tekken"]
+    assert explorer.more.value == ""
+    explorer.more.value = "no/such-tokenizer"
+    explorer.more_button.click()
+    assert "no/such-tokenizer" in explorer.message.value
+    assert "Traceback" not in explorer.message.value
+    explorer.less.set_state({"index": 1})
+    assert list(explorer.tokenizers) == ["mistral", "tekken"]
+    explorer.remove("tekken")
+    explorer.less.set_state({"index": 1})
+    assert "The last tokenizer stays" in explorer.message.value
+
+
+def test_findings_and_overlap_are_worked_out_when_asked_for(explorer):
+    assert not explorer._cards
+    explorer.beside.set_state({"index": 1})
+    assert explorer.table.value.count("<tr>") - 1 == explorer.cards().filter(tokenizer="bytes").height
+    explorer.text.value = "another text"
+    assert "tks-findings" in explorer.table.value, "what was chosen stays while one types"
+    explorer.beside.set_state({"index": 2})
+    assert "256 tokens" in explorer.table.value
+    assert explorer.overlap().height == 4
+    explorer.beside.set_state({"index": 0})
+    assert "another text" not in explorer.table.value
+    assert "tks-counts" in explorer.table.value
+
+
+@pytest.mark.parametrize("lang", ["en", "fa", "tr", "zh"])
+def test_moved_tokens_are_those_of_cut_shift(lang, tokenizers):
+    text = {
+        "en": "The quick brown fox, naïve \U0001f600 ﬁ 25 dollars, it isn't.", "fa": "روباه قهوه‌ای برای یک فنجان چای ۲۵ تومان داد.",
+        "tr": "Hızlı tilki bir fincan kahve için 25 lira ödedi, çünkü üşüyordu.", "zh": "敏捷的狐狸花了25元买了一杯咖啡。",
+    }[lang]  # fmt: skip
+    for name in perturbations(lang)["name"]:
+        seen = render_scene(Scene(text, lang, name, 0.7, 1), tokenizers)
+        if seen.edited is None:
+            continue
+        for which, side in (("as written", "source"), ("perturbed", "target")):
+            for known, tokenizer in tokenizers.items():
+                shift = cut_shift(seen.edited, tokenizer)
+                moved = shift.tokens.filter((pl.col("side") == side) & (pl.col("status") != "kept"))
+                assert seen.marks[which][known] == dict(moved.select("i", "status").iter_rows()), (name, known, side)
+                row = seen.counts.filter(text=which, tokenizer=known).row(0, named=True)
+                assert row["boundary_jaccard"] == shift.boundaries.jaccard, (name, known)
 
 
 def test_efficiency_explorer_moves_its_target():

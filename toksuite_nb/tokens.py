@@ -15,6 +15,7 @@ from typing import Any
 import anywidget
 import numpy as np
 import polars as pl
+import regex
 import traitlets
 
 from .core import check_frame, token_schema
@@ -116,11 +117,12 @@ def _row(name: str, part: pl.DataFrame, data: bytes, mark: Mapping[int, str], no
     pieces = [data[a:b] for a, b in zip(starts, ends, strict=True)]
     seen = {piece: show_bytes(piece) for piece in set(pieces)}
     shown = [seen[piece] for piece in pieces]
-    for k, special in part.select(pl.int_range(pl.len()), "special").filter(part["start"] == part["end"]).iter_rows():
-        shown[k] = f"⟨+{show_bytes(b'' if special else own[k] or b'') or ('special' if special else '')}⟩"
+    special = part["special"].to_list()
+    for k in (k for k, (a, b) in enumerate(zip(starts, ends, strict=True)) if a == b):
+        shown[k] = f"⟨+{show_bytes(b'' if special[k] else own[k] or b'') or ('special' if special[k] else '')}⟩"
     if _arabic.search(data.decode()):
         shown = _joined(shown, [False, *(a == b for a, b in zip(starts[1:], ends[:-1], strict=True))])
-    kinds = "".join(part["kind"].replace_strict(_letters, return_dtype=pl.String).to_list())
+    kinds = "".join(map(_letters.__getitem__, part["kind"].to_list()))
     made = {str(k): (b or b"").hex() for k, (b, piece) in enumerate(zip(own, pieces, strict=True)) if b != piece}
     n = len(shown)
     return {
@@ -144,10 +146,11 @@ _css = """
 .tks-note { font-size: 12px; font-variant-numeric: tabular-nums; }
 .tks-body { max-height: 15em; overflow: auto; padding: 3px; border: 1px solid var(--tks-line); border-radius: 4px; line-height: 2; contain: content; text-align: start; }
 .tks-body:focus-visible { outline: 2px solid var(--tks-hot); outline-offset: 1px; }
-.tks-t { display: inline-block; unicode-bidi: isolate; box-sizing: border-box; max-width: 100%; max-height: 9em; overflow: hidden; vertical-align: middle; white-space: pre-wrap; overflow-wrap: anywhere;
+.tks-t { display: inline-block; unicode-bidi: isolate; box-sizing: border-box; max-width: 100%; vertical-align: middle; white-space: pre-wrap; overflow-wrap: anywhere;
   line-height: 1.5; min-height: 1.6em; margin: 1px; padding: 0 3px; border: 1px solid var(--tks-line); border-radius: 3px; cursor: pointer;
   font-family: var(--jp-code-font-family, ui-monospace, "DejaVu Sans Mono", monospace), "Noto Sans Arabic", "Noto Sans CJK SC", sans-serif; }
 .tks-rtl .tks-t { font-family: Vazirmatn, "Noto Naskh Arabic", "Noto Sans Arabic", Tahoma, sans-serif; font-size: 16px; }
+.tks-big { max-height: 9em; overflow: hidden; }
 .tks-k0 { background: rgba(0,114,178,.20); } .tks-k1 { background: rgba(230,159,0,.22); }
 .tks-k2 { background: rgba(0,158,115,.20); } .tks-k3 { background: rgba(204,121,167,.24); }
 .tks-partial { border-style: dashed; border-width: 2px; font-size: 12px; } .tks-fallback { border-style: dotted; border-width: 2px; font-size: 12px; }
@@ -165,6 +168,8 @@ _css = """
 """
 
 # %% ../nbs/51_tokens.ipynb #eb1ae3ef
+# a clip costs the browser a layer, so only a cell that could leave its line has one: a long text, or marks that pile up
+_big = regex.compile(r"\p{M}{3}|.{60}", regex.DOTALL)
 _class = {"w": "", "p": " tks-partial", "f": " tks-fallback", "u": " tks-unknown"}
 
 
@@ -189,13 +194,14 @@ def _strip(row: Mapping[str, Any], direction: str, limit: int) -> str:
     cells = " ".join(_cell(row, k) for k in range(min(limit, len(row["show"]))))
     more = len(row["show"]) - limit
     rest = f" <em>and {more:,} more</em>" if more > 0 else ""
-    head = f'<b class="tks-name">{escape(row["name"])}</b><span class="tks-note">{escape(row["note"])}</span>'
+    head = f'<b class="tks-name">{escape(row["name"])}</b> <span class="tks-note">{escape(row["note"])}</span>'
     return f'<div class="tks-strip"><div class="tks-head">{head}</div><div class="tks-body" dir="{direction}">{cells}{rest}</div></div>'
 
 
 def _cell(row: Mapping[str, Any], k: int) -> str:
     key = str(k)
     look = _class[row["kind"][k]] + (" tks-made" if key in row["bytes"] else "")
+    look += " tks-big" if _big.search(row["show"][k]) else ""
     mark = row["mark"].get(key)
     look += f" tks-{escape(mark)}" if mark else ""
     return f'<span class="tks-t tks-k{k % 4}{look}" title="id {row["id"][k]}, bytes {row["start"][k]}–{row["end"][k]}">{escape(row["show"][k])}</span>'
@@ -212,19 +218,21 @@ function overlaps(s, e, a, b) {
   return s === e ? a < s && s < b : s < b && e > a;
 }
 
-const MARKS = { t: "touched", m: "moved" }, SIZE = 64;
+const MARKS = { t: "touched", m: "moved" }, SIZE = 64, BIG = /\p{M}{3}|.{60}/su;
 function unpack(model) {
   // one buffer of 32-bit numbers: for each row its ids, starts, ends and the places of its texts in `words`
   const view = model.get("numbers"), numbers = view.byteLength ? new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : new Int32Array(0);
+  const marks = model.get("marks"), notes = model.get("notes");
   let at = 0;
-  return model.get("heads").map((head) => {
+  return model.get("heads").map((head, r) => {
     const take = () => numbers.subarray(at, at += head.n);
-    return { ...head, id: take(), start: take(), end: take(), word: take() };
+    // marks that are still to come are null
+    return { ...head, note: notes[r], mark: marks.length ? marks[r] : null, id: take(), start: take(), end: take(), word: take() };
   });
 }
 function show(row, i) { return row.words[row.word[i]]; }
 function same(a, i, b, j) {
-  return show(a, i) === show(b, j) && a.kind[i] === b.kind[j] && a.mark[i] === b.mark[j] && (i in a.bytes) === (j in b.bytes);
+  return show(a, i) === show(b, j) && a.kind[i] === b.kind[j] && (b.mark === null || a.mark[i] === b.mark[j]) && (i in a.bytes) === (j in b.bytes);
 }
 
 function render({ model, el }) {
@@ -260,7 +268,7 @@ function render({ model, el }) {
     const head = make("div", "tks-head"), note = make("span", "tks-note"), body = make("div", "tks-body"), section = make("div", "tks-strip");
     head.append(make("bdi", "tks-name", row.name), note); section.append(head, body);
     body.tabIndex = 0; body.setAttribute("role", "listbox"); body.setAttribute("aria-multiselectable", "true");
-    const strip = { row: { name: row.name, n: 0, bytes: {} }, nodes: [], parts: [], body, note, section, at: -1, id: "tks" + serial++ };
+    const strip = { row: { name: row.name, n: 0, bytes: {}, mark: "" }, nodes: [], parts: [], body, note, section, at: -1, id: "tks" + serial++ };
     listen(strip);
     return strip;
   }
@@ -271,16 +279,17 @@ function render({ model, el }) {
     let head = 0, tail = 0;
     while (head < most && same(old, head, row, head)) head++;
     while (tail < most - head && same(old, old.n - 1 - tail, row, row.n - 1 - tail)) tail++;
+    // until the marks of a new text come, tokens that stay keep theirs
+    row.mark ??= old.mark.slice(0, head) + " ".repeat(row.n - head - tail) + old.mark.slice(old.n - tail);
     const before = strip.parts.filter((p) => p.to <= head), after = strip.parts.filter((p) => p.from >= old.n - tail && p.from >= head);
+    // a part that is not full is made anew with what follows it, so that typing does not leave one part per key
+    if (before.length && before.at(-1).to - before.at(-1).from < SIZE && head < row.n) before.pop();
     for (const part of strip.parts) if (!before.includes(part) && !after.includes(part)) drop(part);
     const from = before.length ? before.at(-1).to : 0, to = after.length ? after[0].from + shift : row.n, made = [];
-    if (shift) for (const part of after) {
-      part.from += shift; part.to += shift;
-      part.cells.forEach((cell, k) => { cell.classList.remove("tks-k" + (cell.tokI % 4)); cell.tokI = part.from + k; cell.classList.add("tks-k" + (cell.tokI % 4)); });
-    }
+    if (shift) for (const part of after) { part.from += shift; part.to += shift; }
     strip.row = row; strip.nodes = new Array(row.n);
     for (const part of [...before, ...after]) part.cells.forEach((cell, k) => { strip.nodes[part.from + k] = cell; });
-    for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to)));
+    for (let i = from; i < to; i += SIZE) made.push(plan(strip, i, Math.min(i + SIZE, to), [...before, ...made].at(-1)));
     if (before.length) before.at(-1).div.after(...made.map((p) => p.div)); else strip.body.prepend(...made.map((p) => p.div));
     strip.parts = [...before, ...made, ...after];
     // what is in sight is filled at once, the rest when it comes near
@@ -291,8 +300,9 @@ function render({ model, el }) {
     if (!row.n) { strip.empty = make("em", "", "no tokens"); strip.body.append(strip.empty); }
     if (strip.at >= row.n) strip.at = -1;
   }
-  function plan(strip, from, to) {
-    const div = make("div"), part = { strip, div, from, to, cells: [] };
+  function plan(strip, from, to, last) {
+    // the tints go on where the part before it left off
+    const div = make("div"), part = { strip, div, from, to, cells: [], tint: last ? (last.tint + last.to - last.from) % 4 : 0 };
     div.setAttribute("role", "none"); div.tokPart = part;
     let wide = 0;
     for (let i = from; i < to; i++) wide += 16 + 9 * show(strip.row, i).length;
@@ -305,8 +315,9 @@ function render({ model, el }) {
     part.div.style.minHeight = ""; part.div.className = "tks-full";
     const { row, nodes } = strip, sel = model.get("selection"), made = document.createDocumentFragment();
     for (let i = part.from; i < part.to; i++) {
-      const cell = template[i % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
-      cell.textContent = text; cell.tokI = i;
+      const cell = template[(part.tint + i - part.from) % 4].cloneNode(false), text = show(row, i), look = LOOK[row.kind[i]], s = row.start[i], e = row.end[i];
+      cell.textContent = text; cell.tokPart = part; cell.tokAt = i - part.from;
+      if (BIG.test(text)) cell.classList.add("tks-big");
       if (look) cell.classList.add(look[0]);
       if (i in row.bytes) cell.classList.add("tks-made");
       if (MARKS[row.mark[i]]) cell.classList.add("tks-" + MARKS[row.mark[i]]);
@@ -393,10 +404,10 @@ function render({ model, el }) {
     light(null);
   }
   function listen(strip) {
-    const { body } = strip, cell = (ev) => ev.target.tokI;
+    const { body } = strip, cell = (ev) => ev.target.tokAt === undefined ? undefined : ev.target.tokPart.from + ev.target.tokAt;
     body.addEventListener("mouseover", (ev) => { if (cell(ev) !== undefined) point(strip, cell(ev)); });
     body.addEventListener("mouseleave", () => light(null));
-    body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
+    body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { body.focus({ preventScroll: true }); stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
     body.addEventListener("focus", () => { if (strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at))); });
     body.addEventListener("blur", () => leave(strip));
     body.addEventListener("keydown", (ev) => {
@@ -409,7 +420,7 @@ function render({ model, el }) {
       ev.preventDefault(); ev.stopPropagation();
     });
   }
-  const drawn = ["change:heads", "change:numbers", "change:text", "change:direction"];
+  const drawn = ["change:heads", "change:numbers", "change:marks", "change:notes", "change:text", "change:direction"];
   for (const name of drawn) model.on(name, redraw);
   model.on("change:selection", paint);
   draw();
@@ -420,24 +431,31 @@ export default { render };
 
 # %% ../nbs/51_tokens.ipynb #1eceb650
 def _packed(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], bytes]:
-    # what the page needs, small enough to be sent at every key press: numbers in one buffer, each text once, a letter for kind and mark
+    # what the page needs, small enough to be sent at every key press: numbers in one buffer, each text once, a letter for kind
     heads, numbers = [], []
     for row in rows:
         words = {text: k for k, text in enumerate(dict.fromkeys(row["show"]))}
-        n, mark = len(row["show"]), row["mark"]
-        letters = "".join(mark.get(str(k), " ")[0] for k in range(n)) if mark else " " * n
         head = {
             "name": row["name"],
-            "note": row["note"],
-            "n": n,
+            "n": len(row["show"]),
             "words": list(words),
             "kind": row["kind"],
-            "mark": letters,
             "bytes": row["bytes"],
         }
         heads.append(head)
         numbers += [row["id"], row["start"], row["end"], [words[text] for text in row["show"]]]
     return heads, b"".join(np.array(column, dtype="<i4").tobytes() for column in numbers)
+
+
+def _marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    # a letter per token
+    out = []
+    for row in rows:
+        letters = [" "] * len(row["show"])
+        for k, mark in row["mark"].items():
+            letters[int(k)] = mark[0]
+        out.append("".join(letters))
+    return out
 
 
 class TokenStrip(anywidget.AnyWidget):
@@ -448,6 +466,8 @@ class TokenStrip(anywidget.AnyWidget):
     text = traitlets.Unicode("").tag(sync=True)
     heads = traitlets.List(traitlets.Dict()).tag(sync=True)
     numbers = traitlets.Bytes(b"").tag(sync=True)
+    marks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    notes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     direction = traitlets.Enum(["ltr", "rtl"], default_value="ltr").tag(sync=True)
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
 
@@ -470,6 +490,7 @@ class TokenStrip(anywidget.AnyWidget):
         *,
         marks: Mapping[str, Mapping[int, str]] | None = None,  # Tokenizer -> token position -> `touched` or `moved`
         notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
+        later: bool = False,  # Whether marks follow by `mark`; until then tokens that stay keep theirs in the page
     ) -> None:
         "Show another text or other tokens; a selection that no longer fits is cleared."
         rows = strip_rows(tokens, text, marks=marks, notes=notes)
@@ -477,8 +498,21 @@ class TokenStrip(anywidget.AnyWidget):
             if text != self.text:
                 self.selection = []
             self.heads, self.numbers = _packed(rows)
+            self.marks, self.notes = [] if later else _marks(rows), [row["note"] for row in rows]
             self.text, self.direction = text, text_direction(text)
         self._tokens, self._rows = tokens, rows
+
+    def mark(
+        self,
+        marks: Mapping[str, Mapping[int, str]],  # Tokenizer -> token position -> `touched` or `moved`
+        notes: Mapping[str, str] | None = None,  # Tokenizer -> what to say beside its name
+    ) -> None:
+        "Mark the tokens that are shown anew; the tokens themselves are not sent again."
+        for row in self._rows:
+            row["mark"] = {str(k): mark for k, mark in marks.get(row["name"], {}).items()}
+            row["note"] = (notes or {}).get(row["name"], row["note"])
+        with self.hold_sync():
+            self.marks, self.notes = _marks(self._rows), [row["note"] for row in self._rows]
 
     @property
     def rows(self) -> list[dict[str, Any]]:  # One per tokenizer, as from `strip_rows`

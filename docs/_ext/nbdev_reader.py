@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(?P<key>[\w-]+)\s*:?\s*(?P<value>.*?)\s*$")
+NBS = Path(__file__).parents[2] / "nbs"
 KINDS = {ast.FunctionDef: "function", ast.AsyncFunctionDef: "function", ast.ClassDef: "class"}
 
 
@@ -29,17 +33,51 @@ def public(source: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))  # an overloaded function is defined several times
 
 
-def entries(source: str, module: str) -> str:
-    """Markdown that documents what a cell exports."""
+@lru_cache
+def examples(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Each name that a lesson uses, with the pages of the notebooks in `folder` where it does."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts or "jupyter_execute" in path.parts:
+            continue
+        names = set()
+        for cell in nbformat.read(path, as_version=4).cells:
+            flags, body = split(cell.source) if cell.cell_type == "code" else ({"export": ""}, "")
+            if not {"export", "default_exp", "eval"} & flags.keys():
+                names |= used(body)
+        for name in names:
+            found.setdefault(name, []).append(path.relative_to(folder).with_suffix("").as_posix())
+    return {name: tuple(pages) for name, pages in found.items()}
+
+
+def used(source: str) -> set[str]:
+    """Names that a lesson cell reads."""
+    source = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
+    nodes = list(ast.walk(ast.parse(source)))
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+def elsewhere(name: str, page: str | None, folder: Path) -> str:
+    """Where an example of a name stands, if not on its own page."""
+    pages = examples(folder).get(name, ())
+    if page is None or page in pages or not pages:
+        return ""
+    link = os.path.relpath(f"{pages[0]}.ipynb", Path(page).parent)
+    return f"\n\nExample: [{pages[0]}]({link})"
+
+
+def entries(source: str, module: str, page: str | None = None) -> str:
+    """Markdown that documents what a cell exports, with a link to an example where its page has none."""
     blocks = []
     for kind, name in public(source):
         members = "   :members:\n" if kind == "class" else ""
-        blocks.append(f"```{{eval-rst}}\n.. auto{kind}:: toksuite_nb.{module}.{name}\n{members}```")
+        entry = f"```{{eval-rst}}\n.. auto{kind}:: toksuite_nb.{module}.{name}\n{members}```"
+        blocks.append(entry + elsewhere(name, page, NBS))
     return "\n\n".join(blocks)
 
 
-def read(text: str, pages: list[str] | None = None) -> nbformat.NotebookNode:
-    """The notebook as a reader of the site sees it; the root page also lists all `pages`."""
+def read(text: str, pages: list[str] | None = None, page: str | None = None) -> nbformat.NotebookNode:
+    """The notebook `page` as a reader of the site sees it; the root page also lists all `pages`."""
     nb = nbformat.reads(text, as_version=4)
     module, cells = "", []
     for cell in nb.cells:
@@ -57,7 +95,7 @@ def read(text: str, pages: list[str] | None = None) -> nbformat.NotebookNode:
             tags.append("remove-input")
         if "nbdev_export(" in body:
             cell.source = "pass"
-        if "export" in flags and (found := entries(body, module)):
+        if "export" in flags and (found := entries(body, module, page)):
             cells.append(new_markdown_cell(found))
     if cells and cells[-1].cell_type == "code" and cells[-1].source == "pass":
         cells = [c for c in cells if not (c.cell_type == "markdown" and c.source.strip() == "## Export -")]
@@ -114,7 +152,7 @@ def setup(app: Any) -> dict[str, bool]:
         if str(app.env.doc2path(page)).endswith(".ipynb"):
             root = page == app.config.root_doc
             pages = sorted(app.env.found_docs - {page}) if root else []
-            content[0] = nbformat.writes(read(content[0], pages))
+            content[0] = nbformat.writes(read(content[0], pages, page))
 
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("source-read", source_read)

@@ -1,4 +1,4 @@
-"""A JupyterLab on loopback and a headless Chromium that can reach nothing else; what a page complains of fails its test."""
+"""A server on loopback (JupyterLab, Notebook 7 and Voila in one) and a headless Chromium that can reach nothing else; what a page complains of fails its test."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ EXPECTED_CONSOLE = {
     r"^Starting application in workspace": "JupyterLab names its workspace",
     r"^Starting WebSocket: ws://127\.0\.0\.1": "JupyterLab connects to the kernel",
     r"^Connection lost, reconnecting in \d+ seconds": "a kernel that was restarted on purpose is connected to again",
+    r"Font Awesome|font-awesome": "Voila's own template asks a content network for icons; the gate refuses it",
     r"^Kernel: (starting|busy|idle|connected|connecting|restarting|unknown) ": "JupyterLab reports the kernel's state",
 }
 FLAGS = (
@@ -68,15 +69,17 @@ def answers(port: int) -> bool:
 
 @dataclass
 class Lab:
-    """A running JupyterLab and the folder it serves."""
+    """A running server, the folder it serves, and where it keeps its signatures."""
 
     port: int
     token: str
     folder: Path
+    data: Path
 
-    def url(self, notebook: str) -> str:
-        """Address of a notebook in a fresh workspace: what an earlier test left open must not come back."""
-        return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}&reset"
+    def url(self, notebook: str, where: str = "lab") -> str:
+        """Address of a notebook in `lab` (in a fresh workspace: what an earlier test left open must not come back), `notebook` or `voila`."""
+        path = {"lab": "lab/tree", "notebook": "notebooks", "voila": "voila/render"}[where]
+        return f"http://127.0.0.1:{self.port}/{path}/{notebook}?token={self.token}" + "&reset" * (where == "lab")
 
 
 @dataclass
@@ -107,6 +110,10 @@ def lab(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     quiet.parent.mkdir(parents=True)
     # otherwise a question about news lies over the corner of the page
     quiet.write_text('{"checkForUpdates": false, "doNotDisturbMode": true, "fetchNews": "false"}')
+    # a saved notebook holds what its widgets showed
+    keep = home / "settings/@jupyter-widgets/jupyterlab-manager/plugin.jupyterlab-settings"
+    keep.parent.mkdir(parents=True)
+    keep.write_text('{"saveState": true}')
     own = {
         "HOME": home,
         "JUPYTER_CONFIG_DIR": home / "config",
@@ -130,6 +137,7 @@ def lab(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         "--LabApp.extension_manager=readonly",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]
     log = home / "server.log"
@@ -141,7 +149,7 @@ def lab(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             if server.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"JupyterLab did not start; its log:\n{log.read_text()[-3000:]}")
             time.sleep(0.2)
-        yield Lab(port, token, notebooks)
+        yield Lab(port, token, notebooks, own["JUPYTER_DATA_DIR"])
     finally:
         server.terminate()
         try:

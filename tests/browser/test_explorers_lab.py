@@ -11,14 +11,14 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from test_lab import CHINESE, CONTRAST, ENGLISH, FARSI, HOSTILE, KERNEL, ROOT, run_all
+from test_lab import CHINESE, CONTRAST, ENGLISH, FARSI, KERNEL, SHOTS, run_all
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
 
+HOSTILE = "<img src=x onerror=alert(1)> a\u202eb\u200b" + "\u0301" * 200
 TOKENIZERS = "{'tekken': 'tekken', 'bytes': 'bytes'}"
-SHOTS = Path(os.environ.get("SHOTS", ROOT / "build" / "shots"))
 PRINT = """async (code) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel; let out = '';
   const future = kernel.requestExecute({ code }); future.onIOPub = (m) => { if (m.content.text) out += m.content.text; };
@@ -90,7 +90,7 @@ def test_typing_and_sliding_show_what_was_edited(lab, page, perturber):
     expect(cuts.nth(1)).to_contain_text("bytes")
     expect(cuts.nth(1).locator("td").first).to_have_text("11")
 
-    handle = box.locator(".noUi-handle")
+    handle = box.locator("input[type=range]")
     handle.focus()
     handle.press("Home")
     expect(box.locator(".tks-field .tks-title")).to_contain_text("no edit")
@@ -245,13 +245,18 @@ def milliseconds(page: Any, size: int, presses: int) -> list[float]:
     return times
 
 
-@pytest.mark.parametrize(("size", "limit"), [(1_000, 150), (20_000, 600)])
-def test_strips_follow_a_key_press(lab, page, notebooks, size, limit):
-    """Five tokenizers. A busy machine is given four times the time; the figures that are quoted are measured on a quiet one."""
+def test_strips_follow_a_key_press(lab, page, notebooks):
+    """Five tokenizers, 1,000 and 20,000 characters. The bars of 150 and 600 ms hold under QUIET=1, on a machine that does nothing else; else four times as much."""
     run_all(page, lab.url(write(notebooks, "latency.ipynb", LATENCY)))
     page.evaluate(CLOCK)
-    times = milliseconds(page, size, 9)
-    print(
-        f"{size:,} characters, 5 tokenizers: median {statistics.median(times):.0f} ms, from {min(times):.0f} to {max(times):.0f}, n = {len(times)}"
-    )
-    assert statistics.median(times) <= limit * (1 if os.environ.get("QUIET") else 4)
+    quiet, slow = bool(os.environ.get("QUIET")), []
+    for perturbation in ("None", "'keyboard_proximity'") if quiet else ("None",):
+        page.evaluate(PRINT, f"explorer.text.value = 'x'; explorer.perturbation.value = {perturbation}")
+        for size, limit in ((1_000, 150), (20_000, 600)):
+            times = milliseconds(page, size, 15 if quiet else 5)
+            median = statistics.median(times)
+            print(
+                f"{size:,} characters, 5 tokenizers, perturbation {perturbation}: median {median:.0f} ms, from {min(times):.0f} to {max(times):.0f}, n = {len(times)}"
+            )
+            slow += [(size, perturbation, median)] * (median > limit * (1 if quiet else 4))
+    assert not slow

@@ -23,8 +23,28 @@ def test_tour_shows_charts_and_widgets(page):
     assert strips.count() >= 2, "the explorer shows one strip per tokenizer"
 
 
+def test_saved_views_link_and_open_without_a_kernel(page):
+    """Pointing, selecting and picking go on working on a page from disk, where no Python answers."""
+    page.goto((SITE / "51_tokens.html").as_uri())
+    strip = page.locator(".tks:has(.tks-read):has(.tks-t)").first
+    strip.locator(".tks-strip").nth(1).locator(".tks-t").first.hover()
+    expect(strip.locator(".tks-strip").nth(0).locator(".tks-lit")).not_to_have_count(0)
+    expect(strip.locator(".tks-read")).to_contain_text("token 1 of")
+    strip.locator(".tks-strip").nth(1).locator(".tks-t").first.click()
+    expect(strip.locator(".tks-strip").nth(1).locator(".tks-picked")).not_to_have_count(0)
+
+
+def test_search_finds_a_page_from_disk(page):
+    page.goto((SITE / "search.html").as_uri() + "?q=fertility")
+    expect(page.locator("#search-results li a").first).to_be_visible()
+
+
 def test_every_page_loads_without_asking_another_host(page):
-    pages = sorted(SITE.glob("*.html")) + sorted(SITE.glob("tutorials/*.html"))
+    pages = [
+        *sorted(SITE.glob("*.html")),
+        *sorted(SITE.glob("tutorials/*.html")),
+        *sorted(SITE.glob("explanations/*.html")),
+    ]
     assert len(pages) > 10
     for path in pages:
         page.goto(path.as_uri())
@@ -58,3 +78,21 @@ def test_every_public_function_has_an_entry():
         and f'id="toksuite_nb.{path.stem}.{node.name}"' not in inventory
     ]
     assert not missing, missing
+
+
+def test_every_public_function_has_an_example_on_the_site():
+    import ast
+    import sys
+
+    root = Path(__file__).parents[2]
+    sys.path.insert(0, str(root / "docs/_ext"))
+    from nbdev_reader import examples
+
+    shown = examples(root / "nbs")
+    without = [
+        f"{path.stem}.{node.name}"
+        for path in sorted((root / "toksuite_nb").glob("[a-z]*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and node.name not in shown
+    ]
+    assert not without, f"no lesson, tutorial or explanation uses {without}"
