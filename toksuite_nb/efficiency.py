@@ -336,12 +336,18 @@ def fit_ceiling(
 ) -> CeilingCurve:  # Ceiling and half point
     "Least-squares curve with a ceiling through zero-shot and the measured budgets."
     zero_shot, budgets, metrics = _measured(curve, "fit_ceiling")
-    if prior is not None:
-        rise, half = _shrunk(zero_shot, budgets, metrics, prior)
-        if rise <= 0:
-            raise ValueError(_flat(zero_shot, metrics, budgets))
-        return CeilingCurve(zero_shot, zero_shot + rise, half)
+    rise, half = _alone(zero_shot, budgets, metrics) if prior is None else _shrunk(zero_shot, budgets, metrics, prior)
+    if rise <= 0:
+        raise ValueError(
+            f"fit_ceiling: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
+            "There is nothing to extrapolate."
+        )
+    return CeilingCurve(zero_shot, zero_shot + rise, half)
 
+
+def _alone(
+    zero_shot: float, budgets: Float[np.ndarray, " n"], metrics: Float[np.ndarray, " n"]
+) -> tuple[float, float]:  # Rise to the ceiling, not above 0 where the metric does not rise; half point
     def fitted(log_half: float) -> tuple[float, float]:  # sum of squares, rise to the ceiling
         closed = budgets / (budgets + np.exp(log_half))
         rise = min(float(closed @ (metrics - zero_shot) / (closed @ closed)), 1 - zero_shot)
@@ -352,17 +358,7 @@ def fit_ceiling(
     best = minimize_scalar(
         lambda g: fitted(g)[0], bounds=(grid[max(0, at - 1)], grid[min(199, at + 1)]), method="bounded"
     )
-    rise = fitted(best.x)[1]
-    if rise <= 0:
-        raise ValueError(_flat(zero_shot, metrics, budgets))
-    return CeilingCurve(zero_shot, zero_shot + rise, float(np.exp(best.x)))
-
-
-def _flat(zero_shot: float, metrics: Float[np.ndarray, " n"], budgets: Float[np.ndarray, " n"]) -> str:
-    return (
-        f"fit_ceiling: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
-        "There is nothing to extrapolate."
-    )
+    return fitted(best.x)[1], float(np.exp(best.x))
 
 
 def _shrunk(
@@ -431,10 +427,11 @@ def held_out_errors(
     for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
         points = {n: m for n, m in _one_curve(rest).items() if n == 0 or anchors[0] <= n <= anchors[-1]}
         early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
-        if late and len(early) >= 3:
+        if late and len(early) >= 3 and points[0] < 1:
             split[str(name)] = (early, late)
-            if max(m for n, m in points.items() if n) > points[0]:
-                whole[str(name)] = fit_ceiling(points)
+            rise, half = _alone(*_measured(points, "held_out_errors"))
+            if rise > 0:
+                whole[str(name)] = CeilingCurve(points[0], points[0] + rise, half)
     shrunk = _shrunk_errors(split, whole)
     rows = []
     for k, (task, (early, late)) in enumerate(split.items()):
@@ -443,8 +440,9 @@ def held_out_errors(
         power = ceiling = np.full(len(late), early[0])
         if top > early[0]:  # else nothing has risen, and no score says that it will
             power = early[0] + (top - early[0]) * fit_power(early, top).share(list(late))
-        if max(m for n, m in early.items() if n) > early[0]:
-            ceiling = fit_ceiling(early).metric(list(late))
+        rise, half = _alone(*_measured(early, "held_out_errors"))
+        if rise > 0:
+            ceiling = CeilingCurve(early[0], early[0] + rise, half).metric(list(late))
         rows.append((task, len(late), _off(power, late), _off(ceiling, late), None if shrunk is None else shrunk[k]))
     return pl.DataFrame(
         rows,
