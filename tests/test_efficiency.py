@@ -16,6 +16,7 @@ from toksuite_nb.efficiency import (
     EfficiencyCurve,
     anchors,
     calibrate,
+    ceiling_prior,
     efficiency_auc,
     efficiency_auc_linear,
     efficiency_points,
@@ -349,3 +350,28 @@ def test_few_tasks_and_odd_areas_are_warned_about():
         forecast(0.3, calibration=few)
     with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no task was ever measured"):
         forecast(auc=0.97)
+
+
+def test_prior_of_other_tasks_pulls_and_vanishes_with_its_strength():
+    learnt = {0: 0.2, 50: 0.3, 100: 0.42, 200: 0.5}
+    others = [CeilingCurve(0.1, top, half) for top, half in ((0.9, 80), (0.95, 120), (0.85, 100), (0.8, 150))]
+    alone = fit_ceiling(learnt)
+    free, firm = (fit_ceiling(learnt, prior=ceiling_prior(others, strength=s)) for s in (1e-9, 1e6))
+    assert free.ceiling == pytest.approx(alone.ceiling, abs=0.02)
+    mean = np.mean([(c.ceiling - c.zero_shot) / (1 - c.zero_shot) for c in others])
+    assert firm.ceiling == pytest.approx(0.2 + 0.8 * mean, abs=1e-3)
+    assert firm.half == pytest.approx(np.exp(np.mean(np.log([c.half for c in others]))), rel=0.03)
+    with pytest.raises(ValueError, match="at least 3 different curves"):
+        ceiling_prior(others[:2])
+
+
+def test_task_that_collapses_is_an_error_of_its_own_and_no_failure():
+    curves = published_curves()
+    before = held_out_errors(curves, seen=500)
+    task = before["task"][0]
+    late = (pl.col("task") == task) & (pl.col("n") > 500)
+    after = held_out_errors(curves.with_columns(metric=pl.when(late).then(0.0).otherwise(pl.col("metric"))), seen=500)
+    assert after["shrunk"][0] > before["shrunk"][0] and after["power"][1:].equals(before["power"][1:])
+    assert after["ceiling"][1:].equals(before["ceiling"][1:]), "curves fitted alone know nothing of other tasks"
+    few = curves.filter(pl.col("task").is_in(before["task"][:3].to_list()))
+    assert held_out_errors(few, seen=500)["shrunk"].null_count() == 3

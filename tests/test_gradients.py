@@ -1,5 +1,6 @@
 """The Gram against explicit gradients, and the traps on the way."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -390,3 +391,71 @@ def test_clean_gram_has_no_notes():
         warnings.simplefilter("error")
         gram = gradient_gram(build("llama"), some_examples())
     assert isinstance(gram, Gram) and gram.notes == () and gram.layers == {}
+
+
+def wide(kind: str) -> torch.nn.Module:
+    "In single precision, and wide enough that products are not small."
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}  # fmt: skip
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=256))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes, tie_word_embeddings=True))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"lock_step": True}, {"batch_tokens": 10_000}])
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_faster_products_and_a_graph_put_aside_change_rounding_only(monkeypatch, kind, weights, options):
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(1, 96, k), rng.integers(1, 96, 1 + k % 3)) for k in (3, 90, 200, 41)]
+    model = wide(kind)
+    truth = gradient_gram(copy.deepcopy(model).double(), examples, weights=weights, show=False).dot
+    quick = gradients._onednn_is_faster.__wrapped__(1)  # whatever is faster: does it work here?
+    used: list[int] = []
+    product = gradients._onednn
+    monkeypatch.setattr(gradients, "_onednn", lambda *given: used.append(1) or product(*given))
+    monkeypatch.setattr(gradients._Stored, "leave", lambda self, leave=gradients._Stored.leave: used.append(2) or leave(self))  # fmt: skip
+    kept = gradients._Saved.__init__
+    for fast, most in ((False, 2**30), (True, 2**30), (True, 0)):
+        monkeypatch.setattr(gradients, "_onednn_is_faster", lambda threads, fast=fast: fast and quick is not None)
+        monkeypatch.setattr(gradients._Saved, "__init__", lambda self, spool, _, weights, most=most: kept(self, spool, most, weights))  # fmt: skip
+        used.clear()
+        found = gradient_gram(model, examples, weights=weights, show=False, **options).dot
+        assert np.abs(found - truth).max() < 3e-6 * np.abs(truth).max()
+        assert (1 in used) == fast and (2 in used) == (most == 0), "the way was not taken that is tested"
+    assert all("forward" not in m.__dict__ for m in model.modules())
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
+@pytest.mark.parametrize("kind", ["llama tied, biases", "gpt2"])
+def test_answers_longer_than_a_tied_matrix_is_wide(kind, batch_tokens):
+    rng = np.random.default_rng(5)
+    examples = [Example(rng.integers(1, 48, 2), rng.integers(1, 48, k)) for k in (25, 1, 28, 3)]
+    model = build(kind)
+    found = gradient_gram(model, examples, weights="full", batch_tokens=batch_tokens, show=False).dot
+    assert np.abs(found - reference(model, examples, "full")).max() < 1e-10
+
+
+@pytest.mark.parametrize("most", [0, 2**30])
+def test_graph_put_aside_keeps_views_and_refuses_what_changed(most, tmp_path):
+    saved = gradients._Saved(gradients._Spool(torch.device("cpu"), tmp_path), most, set())
+    x = torch.arange(8192.0).view(2, 4096)
+    values = {"whole": x, "column": x[:, 5], "turned": x.T, "small": x[0, :3].clone()}
+    packed = {name: saved.pack(value) for name, value in values.items()}
+    assert saved.held == (0 if most == 0 else x.nbytes), "views of one tensor count once"
+    for name, value in values.items():
+        back = saved.unpack(packed[name])
+        assert torch.equal(back, value) and back.stride() == value.stride()
+    x.add_(1)
+    if most:
+        with pytest.raises(RuntimeError, match="changed in place"):
+            saved.unpack(packed["whole"])
+    else:  # the file holds what was saved
+        assert torch.equal(saved.unpack(packed["whole"]), x - 1)
+    packed.clear()
+    assert saved.held == 0

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficiency_points', 'efficiency_auc',
-           'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'fit_ceiling', 'fit_power',
-           'held_out_errors', 'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage',
-           'LabelsNeeded', 'labels_needed']
+           'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'CeilingPrior',
+           'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'Calibration', 'calibrate', 'presets',
+           'preset', 'forecast', 'interval_coverage', 'LabelsNeeded', 'labels_needed']
 
 # %% ../nbs/42_efficiency.ipynb #ca0f80f8
 from collections.abc import Mapping, Sequence
@@ -300,13 +300,54 @@ class CeilingCurve:
             return 0.0
         return None if target >= self.ceiling else self.half * (target - self.zero_shot) / (self.ceiling - target)
 
+# %% ../nbs/42_efficiency.ipynb #6b3c1f02
+@dataclass(frozen=True)
+class CeilingPrior:
+    "Where the curves of other tasks lie, and how hard to pull towards them."
+
+    rise: float  # Mean of (ceiling - zero-shot) / (1 - zero-shot)
+    rise_spread: float  # Its standard deviation, > 0
+    log_half: float  # Mean of the natural logarithm of the half point
+    log_half_spread: float  # Its standard deviation, > 0
+    strength: float  # Weight of the squared distances beside squared errors of the metric, >= 0
+
+
+def ceiling_prior(
+    fitted: Sequence[CeilingCurve],  # Curves of other tasks, each fitted to all its budgets; at least 3
+    *,
+    strength: float = 0.003,  # See `CeilingPrior`
+) -> CeilingPrior:
+    "Means and spreads of fitted curves."
+    rises = np.array([(c.ceiling - c.zero_shot) / (1 - c.zero_shot) for c in fitted])
+    halves = np.log([c.half for c in fitted])
+    if len(fitted) < 3 or not (np.ptp(rises) > 0 and np.ptp(halves) > 0) or strength < 0:
+        raise ValueError(
+            f"ceiling_prior: needs at least 3 different curves and strength >= 0, got {len(fitted)} curves and {strength}. Measure more tasks."
+        )
+    return CeilingPrior(
+        float(rises.mean()), float(rises.std(ddof=1)), float(halves.mean()), float(halves.std(ddof=1)), strength
+    )
+
 # %% ../nbs/42_efficiency.ipynb #435f65ee
 def fit_ceiling(
     curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame; with zero-shot
+    *,
+    prior: CeilingPrior | None = None,  # What other tasks' curves look like; None: this curve alone
 ) -> CeilingCurve:  # Ceiling and half point
     "Least-squares curve with a ceiling through zero-shot and the measured budgets."
     zero_shot, budgets, metrics = _measured(curve, "fit_ceiling")
+    rise, half = _alone(zero_shot, budgets, metrics) if prior is None else _shrunk(zero_shot, budgets, metrics, prior)
+    if rise <= 0:
+        raise ValueError(
+            f"fit_ceiling: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
+            "There is nothing to extrapolate."
+        )
+    return CeilingCurve(zero_shot, zero_shot + rise, half)
 
+
+def _alone(
+    zero_shot: float, budgets: Float[np.ndarray, " n"], metrics: Float[np.ndarray, " n"]
+) -> tuple[float, float]:  # Rise to the ceiling, not above 0 where the metric does not rise; half point
     def fitted(log_half: float) -> tuple[float, float]:  # sum of squares, rise to the ceiling
         closed = budgets / (budgets + np.exp(log_half))
         rise = min(float(closed @ (metrics - zero_shot) / (closed @ closed)), 1 - zero_shot)
@@ -317,13 +358,22 @@ def fit_ceiling(
     best = minimize_scalar(
         lambda g: fitted(g)[0], bounds=(grid[max(0, at - 1)], grid[min(199, at + 1)]), method="bounded"
     )
-    rise = fitted(best.x)[1]
-    if rise <= 0:
-        raise ValueError(
-            f"fit_ceiling: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
-            "There is nothing to extrapolate."
-        )
-    return CeilingCurve(zero_shot, zero_shot + rise, float(np.exp(best.x)))
+    return fitted(best.x)[1], float(np.exp(best.x))
+
+
+def _shrunk(
+    zero_shot: float, budgets: Float[np.ndarray, " n"], metrics: Float[np.ndarray, " n"], prior: CeilingPrior
+) -> tuple[float, float]:  # Rise to the ceiling, half point
+    room, log_half = 1 - zero_shot, np.linspace(0.0, np.log(20 * budgets.max()), 400)
+    closed = budgets / (budgets + np.exp(log_half)[:, None])
+    pull = prior.strength / prior.rise_spread**2
+    best = (closed @ (metrics - zero_shot) + pull * prior.rise / room) / ((closed**2).sum(1) + pull / room**2)
+    rise = np.clip(best, 0, room)
+    off = ((rise[:, None] * closed + zero_shot - metrics) ** 2).sum(1)
+    far = pull * (rise / room - prior.rise) ** 2
+    far += prior.strength * ((log_half - prior.log_half) / prior.log_half_spread) ** 2
+    at = int(np.argmin(off + far))
+    return float(rise[at]), float(np.exp(log_half[at]))
 
 
 def _measured(curve: Any, where: str) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -369,33 +419,67 @@ def held_out_errors(
     human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; for the power curve only
     *,
     seen: int = 500,  # Largest budget that takes part in the fit
-) -> pl.DataFrame:  # `task`, `n_held` budgets, `power` and `ceiling`: root mean squared error of the metric there
-    "How far the power curve and the curve with a ceiling are from budgets they have not seen."
+) -> pl.DataFrame:  # `task`, `n_held` budgets, `power`, `ceiling` and `shrunk` (null below 5 tasks): root mean squared error of the metric there
+    "How far the power curve and the curve with a ceiling, alone and with a prior of the other tasks, are from budgets they have not seen."
     check_frame(curves, curve_schema, "held_out_errors")
-    rows = []
-    for (task,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
+    split: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
+    whole: dict[str, CeilingCurve] = {}
+    for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
         points = {n: m for n, m in _one_curve(rest).items() if n == 0 or anchors[0] <= n <= anchors[-1]}
         early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
-        if not late or len(early) < 3:
-            continue
-        score = (human or {}).get(str(task))
+        if late and len(early) >= 3 and points[0] < 1:
+            split[str(name)] = (early, late)
+            rise, half = _alone(*_measured(points, "held_out_errors"))
+            if rise > 0:
+                whole[str(name)] = CeilingCurve(points[0], points[0] + rise, half)
+    shrunk = _shrunk_errors(split, whole)
+    rows = []
+    for k, (task, (early, late)) in enumerate(split.items()):
+        score = (human or {}).get(task)
         top = max([*early.values(), *([] if score is None else [score])])
-        errors = []
-        for fit in ("power", "ceiling"):
-            if top <= early[0]:  # nothing has risen, and no score says that it will
-                expected = np.full(len(late), early[0])
-            elif fit == "power":
-                shares = fit_power(early, top).share(list(late))
-                expected = early[0] + (top - early[0]) * shares
-            elif max(m for n, m in early.items() if n) <= early[0]:
-                expected = np.full(len(late), early[0])
-            else:
-                expected = fit_ceiling(early).metric(list(late))
-            errors.append(float(np.sqrt(((expected - np.array(list(late.values()))) ** 2).mean())))
-        rows.append((task, len(late), *errors))
+        power = ceiling = np.full(len(late), early[0])
+        if top > early[0]:  # else nothing has risen, and no score says that it will
+            power = early[0] + (top - early[0]) * fit_power(early, top).share(list(late))
+        rise, half = _alone(*_measured(early, "held_out_errors"))
+        if rise > 0:
+            ceiling = CeilingCurve(early[0], early[0] + rise, half).metric(list(late))
+        rows.append((task, len(late), _off(power, late), _off(ceiling, late), None if shrunk is None else shrunk[k]))
     return pl.DataFrame(
-        rows, orient="row", schema={"task": pl.String, "n_held": pl.Int64, "power": pl.Float64, "ceiling": pl.Float64}
+        rows,
+        orient="row",
+        schema={
+            "task": pl.String,
+            "n_held": pl.Int64,
+            "power": pl.Float64,
+            "ceiling": pl.Float64,
+            "shrunk": pl.Float64,
+        },
     )
+
+
+_strengths = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+
+
+def _off(expected: Float[np.ndarray, " n"], late: Mapping[int, float]) -> float:
+    return float(np.sqrt(((expected - np.array(list(late.values()))) ** 2).mean()))
+
+
+def _shrunk_errors(
+    split: Mapping[str, tuple[dict[int, float], dict[int, float]]], whole: Mapping[str, CeilingCurve]
+) -> list[float] | None:
+    "Errors with a prior of the other tasks, of the strength that suits the other tasks best."
+    errors = np.zeros((len(split), len(_strengths)))
+    for k, (task, (early, late)) in enumerate(split.items()):
+        others = [curve for name, curve in whole.items() if name != task]
+        if len(others) < 4 or early[0] == 1:
+            return None
+        zero_shot, budgets, metrics = _measured(early, "held_out_errors")
+        for at, strength in enumerate(_strengths):
+            rise, half = _shrunk(zero_shot, budgets, metrics, ceiling_prior(others, strength=strength))
+            n = np.array(list(late), dtype=float)
+            errors[k, at] = _off(zero_shot + rise * n / (n + half), late)
+    best = [int(np.delete(errors, k, axis=0).mean(0).argmin()) for k in range(len(split))]
+    return errors[np.arange(len(split)), best].tolist()
 
 # %% ../nbs/42_efficiency.ipynb #a6f80852
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from os import PathLike
 import tempfile
 import time
 from typing import Any, SupportsIndex
+from weakref import WeakValueDictionary
 import warnings
 
 from jaxtyping import Float, Int
@@ -211,6 +212,58 @@ def sketch(
     bound = d_in**-0.5
     return derive_rng(seed, "lora_a", name).uniform(-bound, bound, (rank, d_in))
 
+# %% ../nbs/40_gradients.ipynb #5a7de002
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    "Shortest of a few runs; on a CPU in processor time, since others may be at work."
+    clock = time.perf_counter if device.startswith("cuda") else time.thread_time
+    taken = []
+    for _ in range(5):
+        start = clock()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        taken.append(clock() - start)
+    return min(taken)
+
+
+def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
+@cache
+def _onednn_is_faster(threads: int) -> bool:
+    "Timed once per process and number of threads."
+    a, b = (torch.arange(rows * 512.0).cos().view(rows, 512) for rows in (256, 512))
+    try:
+        agree = torch.allclose(_onednn(a, b), a @ b.T, rtol=1e-4, atol=1e-3)
+    except (AttributeError, RuntimeError):  # a build without oneDNN
+        return False
+    return agree and 1.1 * _seconds(lambda: _onednn(a, b), "cpu") < _seconds(lambda: a @ b.T, "cpu")
+
+
+def _times(
+    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:  # [m, k], [n, k] -> [m, n]
+    "a b^T, plus a bias, by the faster library; small products by the usual one."
+    single = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
+    if single and a.numel() * b.shape[0] >= 2**20 and _onednn_is_faster(torch.get_num_threads()):
+        return _onednn(a, b, bias)
+    return torch.nn.functional.linear(a, b, bias)
+
+
+class _Frozen(torch.autograd.Function):
+    "A linear map whose weight gets no gradient."
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.weight = weight
+        return _times(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *b: torch.Tensor) -> Any:
+        weight = ctx.weight.T
+        return _times(b[0].reshape(-1, b[0].shape[-1]), weight).view(*b[0].shape[:-1], weight.shape[0]), None, None
+
 # %% ../nbs/40_gradients.ipynb #f6878227
 @dataclass(frozen=True)
 class _Speed:
@@ -222,32 +275,28 @@ class _Speed:
     gram: float  # Products of n long vectors with each other
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    "Shortest of a few runs."
-    taken = []
-    for _ in range(4):
-        start = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
 @cache
 def _speed(device: str, dtype: torch.dtype, threads: int) -> _Speed:
     "Timed once per process and device."
     tokens, vectors, long = (
-        torch.ones(*shape, device=device, dtype=dtype) for shape in ((256, 256), (8, 32, 128), (16, 2**15))
+        torch.ones(*shape, device=device, dtype=dtype) for shape in ((256, 256), (8, 64, 256), (16, 2**15))
     )
     owner, total = torch.arange(256, device=device) // 16, torch.zeros(16, 256, device=device, dtype=dtype)
     pair_sums = _seconds(lambda: total.index_add_(0, owner, tokens * tokens), device)
     return _Speed(
-        _seconds(lambda: tokens @ tokens.T, device) / 256**3,
+        _seconds(lambda: _times(tokens, tokens), device) / 256**3,
         pair_sums / 256**2,
-        _seconds(lambda: vectors.transpose(1, 2) @ vectors, device) / (8 * 32 * 128**2),
-        _seconds(lambda: long @ long.T, device) / (16**2 * 2**15),
+        _seconds(lambda: _formed(vectors, vectors), device) / (8 * 64 * 256**2),
+        _seconds(lambda: _times(long, long), device) / (16**2 * 2**15),
     )
+
+
+def _formed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:  # [B, T, p], [B, T, q] -> [B, p, q]
+    "Sum of outer products, example by example."
+    if left.shape[1] * left.shape[2] * right.shape[2] < 2**20 or not left.shape[0]:
+        return left.transpose(1, 2) @ right
+    parts = [_times(one.T, other.T) for one, other in zip(left, right, strict=True)]
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 def _pairs_are_faster(speed: _Speed, n: int, tokens: int, p: int, q: int) -> bool:
@@ -301,6 +350,16 @@ class _Aside:
         self.spool.file.readinto(x.reshape(-1).view(torch.uint8).numpy().data)
         return x.to(self.device)
 
+    def part(self, start: int, width: int) -> torch.Tensor:  # [B, width]
+        "Some columns of a matrix, back on its device."
+        if self.held is not None:
+            return self.held[:, start : start + width].to(self.device)
+        x, (rows, columns) = torch.empty(self.shape[0], width, dtype=self.dtype), self.shape
+        for row in range(rows):
+            self.spool.file.seek(self.at + (row * columns + start) * self.dtype.itemsize)
+            self.spool.file.readinto(x[row].view(torch.uint8).numpy().data)
+        return x.to(self.device)
+
     def free(self) -> None:
         "Let its place be used again."
         if self.held is None:
@@ -323,6 +382,10 @@ class _Piece:
     @property
     def kind(self) -> str:
         return "formed" if self.right is None else "ids" if len(self.left.shape) == 1 else "factors"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype if self.right is None else self.right.dtype
 
     def back(self) -> "_Piece":
         return _Piece(self.example, _got(self.left), _got(self.right))
@@ -348,13 +411,13 @@ def _gram_of(
     pieces: list[_Piece], shape: tuple[int, int], n: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:  # [n, n], float64
     "Inner products of the gradients that `pieces` make up."
-    out, pieces = torch.zeros(n, n, dtype=torch.float64, device=device), [p.back() for p in pieces]
-    dense, ids = [p for p in pieces if p.kind != "ids"], [p.flat() for p in pieces if p.kind == "ids"]
+    out, formed = torch.zeros(n, n, dtype=torch.float64, device=device), any(p.kind == "formed" for p in pieces)
+    pieces = [p if p.kind == "formed" else p.back() for p in pieces]
+    dense, ids = [p for p in pieces if p.kind != "ids"], [p for p in pieces if p.kind == "ids"]
     speed = _speed(str(device), dtype, torch.get_num_threads())
     tokens = sum(math.prod(p.left.shape[:2]) for p in dense)
-    formed = any(p.kind == "formed" for p in dense)
-    if dense and not ids and (formed or not _pairs_are_faster(speed, n, tokens, *shape)):
-        _add_formed(out, dense, shape)
+    if formed or (dense and not ids and not _pairs_are_faster(speed, n, tokens, *shape)):
+        _add_formed(out, pieces, shape)
         return out
     flat = [p.flat() for p in dense]
     for one in range(len(flat)):
@@ -379,7 +442,7 @@ def _add_pairs(out: torch.Tensor, one: _Piece, other: _Piece, *, same: bool, bud
     for start in range(0, size, chunk):
         part = slice(start, min(start + chunk, size))
         first = start if same else 0
-        block = _left_products(other.left[first:], one.left[part]) * (other.right[first:] @ one.right[part].T)
+        block = _left_products(other.left[first:], one.left[part]) * _times(other.right[first:], one.right[part])
         sums = torch.zeros(2, n, block.shape[1], dtype=out.dtype, device=out.device)
         edge = part.stop - start if same else 0  # within the square on the diagonal both orders are there already
         for k, piece in enumerate((slice(0, edge), slice(edge, None))):
@@ -391,7 +454,7 @@ def _add_pairs(out: torch.Tensor, one: _Piece, other: _Piece, *, same: bool, bud
 
 def _left_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.dim() == 2:
-        return a @ b.T if b.dim() == 2 else a[:, b]
+        return _times(a, b) if b.dim() == 2 else a[:, b]
     return b[:, a].T if b.dim() == 2 else (a[:, None] == b[None, :]).to(torch.uint8)
 
 
@@ -401,24 +464,34 @@ def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int],
     order = list(dict.fromkeys(i for some in examples for i in some))
     place = {example: k for k, example in enumerate(order)}
     slots = [torch.tensor([place[i] for i in some], device=out.device) for some in examples]
-    rows = max(1, min(shape[0], budget // (len(order) * shape[1])))
+    once = sum(map(len, slots)) == len(order)  # each example in one piece
+    rows, q = max(1, min(shape[0], budget // (len(order) * shape[1]))), shape[1]
     present = torch.tensor(order, device=out.device)
     for start in range(0, shape[0], rows):
-        blocks = [_block(p, start, min(rows, shape[0] - start), shape) for p in pieces]
-        if sum(map(len, slots)) == len(order):
-            g = torch.cat(blocks)  # each example in one piece, and `order` is theirs
+        width = min(rows, shape[0] - start)
+        if once and len(pieces) == 1:
+            g = _block(pieces[0], start, width, q)  # `order` is the piece's
         else:
-            g = blocks[0].new_zeros(len(order), *blocks[0].shape[1:])
-            for block, slot in zip(blocks, slots, strict=True):
-                g.index_add_(0, slot, block)
-        flat = g.flatten(1)
-        _scatter(out, present, present, flat @ flat.T)
+            g = torch.zeros(len(order), width * q, dtype=pieces[0].dtype, device=out.device)
+            for piece, slot in zip(pieces, slots, strict=True):
+                if piece.kind == "ids":
+                    inside = (piece.left >= start) & (piece.left < start + width)
+                    at = (slot[inside], piece.left[inside] - start)
+                    g.view(-1, width, q).index_put_(at, piece.right[inside], accumulate=True)
+                elif once:
+                    g[slot] = _block(piece, start, width, q)
+                else:
+                    g.index_add_(0, slot, _block(piece, start, width, q))
+        _scatter(out, present, present, _times(g, g))
 
 
-def _block(p: _Piece, start: int, width: int, shape: tuple[int, int]) -> torch.Tensor:  # [B, width, q]
+def _block(p: _Piece, start: int, width: int, q: int) -> torch.Tensor:  # [B, width q]
+    "Some rows of each gradient."
+    if isinstance(p.left, _Aside):
+        return p.left.part(start * q, width * q)
     if p.kind == "formed":
-        return p.left.view(-1, *shape)[:, start : start + width]
-    return p.left[:, :, start : start + width].transpose(1, 2) @ p.right
+        return p.left[:, start * q : (start + width) * q]
+    return _formed(p.left[:, :, start : start + width], p.right).flatten(1)
 
 
 def _add_by_token(out: torch.Tensor, pieces: list[_Piece], budget: int = 2**22) -> None:
@@ -487,12 +560,12 @@ class _Tape:
         )
         self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
-        self.sketches: dict[str, torch.Tensor] = {}
+        self.sketches: dict[str, Any] = {}
         self.begin(torch.zeros(0, dtype=torch.long))
 
     def begin(self, batch: torch.Tensor) -> None:
         "Say which examples the next passes are about."
-        self.batch, self.called = batch, set[str]()
+        self.batch, self.rows, self.called = batch, batch.shape[0], set[str]()
 
     def watch(self, module: torch.nn.Module, name: str) -> Any:
         "Register the hook that fits `module`."
@@ -521,7 +594,9 @@ class _Tape:
                 layer.pending += 1
             kept = given.detach()
             if self.weights == "lora_b":
-                kept = kept.to(self.dtype) @ self._sketch(module, name, kept.device).T
+                kept = kept.to(self.dtype)
+                a = self._sketch(module, name, kept.device)
+                kept = _times(kept.reshape(-1, kept.shape[-1]), a).view(*kept.shape[:-1], self.rank)
             waiting = [kept]  # emptied on arrival, since the closure lives as long as the graph
             output.register_hook(lambda b: self._arrived(module, name, listen, layers, waiting.pop(), b))
             return output
@@ -532,16 +607,18 @@ class _Tape:
         "An output with a gradient, and one for each example."
         if not output.requires_grad:
             output = _opened(output)
-        if len(output) == 1 < len(self.batch):
-            output = output.expand(len(self.batch), *output.shape[1:]).clone()
-            given = given.expand(len(self.batch), *given.shape[1:])
+        if output.shape[0] == 1 < self.rows:
+            output = output.expand(self.rows, *output.shape[1:]).clone()
+            given = given.expand(self.rows, *given.shape[1:])
         return output, given
 
     def _sketch(self, module: torch.nn.Module, name: str, device: torch.device) -> torch.Tensor:
         if name not in self.sketches:
             a = sketch(name, _d_in(module), rank=self.rank, seed=self.seed)
-            self.sketches[name] = torch.as_tensor(a, dtype=self.dtype, device=device)
-        return self.sketches[name]
+            kept = torch.as_tensor(a, dtype=self.dtype, device=device)
+            on_disk = self.spool is not None and self.spool.file is not None
+            self.sketches[name] = self.spool.put(kept) if on_disk else kept
+        return _got(self.sketches[name])
 
     def _layers_of(self, module: Any, name: str) -> list[_Layer]:
         if self.weights == "full":
@@ -551,7 +628,8 @@ class _Tape:
         if id(module) not in self.layers:
             d_in, d_out = _d_in(module), int(module.nf if isinstance(module, Conv1D) else module.out_features)
             drawn = self.weights == "lora_b"
-            shape, scale = (d_out, self.rank if drawn else d_in), (self.alpha / self.rank) ** 2 if drawn else 1 / d_in
+            # a sketched gradient is kept transposed, which is the faster product
+            shape, scale = ((self.rank, d_out), (self.alpha / self.rank) ** 2) if drawn else ((d_out, d_in), 1 / d_in)
             self.layers[id(module)] = _Layer(name, shape, scale)
         return [self.layers[id(module)]]
 
@@ -583,7 +661,7 @@ class _Tape:
         if piece.kind == "factors" and not self.streaming:
             p, q = layer.shape
             if piece.left.shape[1] * (p + q) > p * q:
-                piece = _Piece(piece.example, (piece.left.transpose(1, 2) @ piece.right).flatten(1), None)
+                piece = _Piece(piece.example, _formed(piece.left, piece.right).flatten(1), None)
         layer.pieces.append(piece if self.spool is None else piece.aside(self.spool))
 
     def size(self, tokens: int) -> int:
@@ -613,9 +691,9 @@ class _Tape:
             layer.pieces = []
 
     def _by_position(self, x: torch.Tensor) -> torch.Tensor:  # [examples, positions, width]
-        if len(self.batch) == 1:
+        if self.rows == 1:
             return x.reshape(1, -1, x.shape[-1])
-        if x.dim() < 3 or len(x) != len(self.batch):
+        if x.dim() < 3 or x.shape[0] != self.rows:
             raise _Unattributable
         return x.flatten(1, -2)
 
@@ -626,14 +704,14 @@ class _Tape:
             self.add(own["bias"], _Piece(self.batch, b.sum(1), None))
         if "weight" in own and id(own["weight"]) not in self.explicit:
             b, a = _active(b, a)
-            turned = self.weights == "full" and isinstance(module, Conv1D)
+            turned = self.weights == "lora_b" or (self.weights == "full" and isinstance(module, Conv1D))
             self.add(own["weight"], _Piece(self.batch, a, b) if turned else _Piece(self.batch, b, a))
 
     def _embedding(self, module: Any, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
         if id(module.weight) in self.explicit:
             return
         b = self._by_position(b)
-        ids = kept.reshape(len(self.batch), -1)
+        ids = kept.reshape(self.rows, -1)
         active = (b != 0).any(-1)
         if module.padding_idx is not None:
             active &= ids != module.padding_idx  # its row never gets a gradient
@@ -644,12 +722,12 @@ class _Tape:
         self.add(module.weight, _Piece(keys[0], keys[1], sums))
 
     def _other(self, module: torch.nn.Module, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
-        if len(self.batch) > 1 and not len(kept) == len(b) == len(self.batch):
+        if self.rows > 1 and not len(kept) == len(b) == self.rows:
             raise _Unattributable
         kept = kept.to(self.dtype) if kept.is_floating_point() else kept
         self.busy = True
         try:
-            grads = _module_gradients(module, kept, b, self.dtype, one=len(self.batch) == 1)
+            grads = _module_gradients(module, kept, b, self.dtype, one=self.rows == 1)
         finally:
             self.busy = False
         for local, p in module.named_parameters(recurse=False):
@@ -1202,6 +1280,73 @@ def _mapped(change: Callable, x: Any) -> Any:
         return type(x)([_mapped(change, y) for y in x])
     return {key: _mapped(change, y) for key, y in x.items()} if isinstance(x, dict) else change(x)
 
+# %% ../nbs/40_gradients.ipynb #5a7de005
+class _Stored:
+    "The memory behind one or more tensors of a graph; in a file after `leave`."
+
+    def __init__(self, x: torch.Tensor, owner: "_Saved"):
+        self.x: torch.Tensor | None = x.detach()
+        self.size, self.owner = x.untyped_storage().nbytes(), owner
+        self.aside: _Aside | None = None
+        self.version = 0
+        owner.held += self.size
+
+    def leave(self) -> None:
+        assert self.x is not None
+        self.version = self.x._version
+        whole = torch.empty(0, dtype=torch.uint8).set_(self.x.untyped_storage())
+        self.aside, self.x = self.owner.spool.put(whole), None
+        self.owner.held -= self.size
+
+    def back(self) -> torch.UntypedStorage:
+        if self.x is not None:
+            self.version = self.x._version
+            return self.x.untyped_storage()
+        assert self.aside is not None
+        return self.aside.get().untyped_storage()
+
+    def __del__(self) -> None:
+        if self.aside is not None:
+            self.aside.free()
+        else:
+            self.owner.held -= self.size
+
+
+class _Saved:
+    "What a graph keeps for its backward pass: at most about `most` bytes in memory, the oldest put aside."
+
+    def __init__(self, spool: _Spool, most: int, weights: set[int]):
+        self.spool, self.most, self.weights = spool, most, weights  # `weights`: memory that is there anyway
+        self.held = 0
+        self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
+
+    def pack(self, x: torch.Tensor) -> Any:
+        if x.layout != torch.strided or x.device.type != "cpu":
+            return x.detach()
+        storage = x.untyped_storage()
+        at = storage.data_ptr()
+        if storage.nbytes() < 2**14 or at in self.weights:
+            return x.detach()
+        stored = self.live.get(at)
+        if stored is None:
+            stored = self.live[at] = _Stored(x, self)
+        while self.held > self.most and (first := next(iter(self.live.items()), None)):
+            del self.live[first[0]]
+            first[1].leave()
+        return stored, x.dtype, x.storage_offset(), x.shape, x.stride(), x._version
+
+    def unpack(self, packed: Any) -> torch.Tensor:
+        if isinstance(packed, torch.Tensor):
+            return packed
+        stored, dtype, *place, version = packed
+        storage = stored.back()
+        if stored.version != version:
+            raise RuntimeError(
+                "gradient_gram: a tensor that the backward pass needs must stay as it is, got one that the model changed in place. "
+                "Let the model work on a copy."
+            )
+        return torch.empty(0, dtype=dtype).set_(storage, *place)
+
 # %% ../nbs/40_gradients.ipynb #68c5047f
 def gradient_gram(
     model: torch.nn.Module,  # Causal LM in Hugging Face form, without adapters; left as it was found
@@ -1291,6 +1436,7 @@ def _passes(
     fits = (sum(map(len, examples)) if plan.chain else longest * len(examples)) <= budget and not lock_step
     fits &= bool(plan.chain) or not plan.single
     spool = None if fits else _Spool(device, offload)
+    saving = _Spool(device, offload) if device.type == "cpu" else None
     batches = _batches(examples, 1 if plan.single else budget, waste=0.1 if plan.chain or not fits else 1)
     tape = _Tape(len(examples), *settings, torch.float64 if double else torch.float32, spool)
     run = _Run(model, examples, batches, tape, plan.chain, show)
@@ -1301,19 +1447,53 @@ def _passes(
         tape.explicit, tape.changed = plan.explicit, plan.changed
         hooks += [tape.watch(module, name) for name, module in targets.items()]
         hooks += run.narrow(plan.late)  # after the tape's hooks, which shall see what was computed
-        if plan.chain and spool is None:
-            _kept(run)
-        elif spool is not None and plan.chain and (tape.size(longest) > 2**33 if lock_step is None else lock_step):
-            _recomputed(run, spool, plan.opened)
-        else:
-            _whole(run)
-        tape.close()
+        with _quick(model, tape), _spilled(model, tape, saving):
+            if plan.chain and spool is None:
+                _kept(run)
+            elif spool is not None and plan.chain and (tape.size(longest) > 2**33 if lock_step is None else lock_step):
+                _recomputed(run, spool, plan.opened)
+            else:
+                _whole(run)
+            tape.close()
     finally:
         for hook in hooks:
             hook.remove()
-        if spool is not None:
-            spool.close()
+        for some in (spool, saving):
+            if some is not None:
+                some.close()
     return run
+
+
+@contextmanager
+def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
+    "Linear layers by the faster products."
+
+    def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if len(args) == 1 and not kwargs else None
+        frozen = not any(p.requires_grad for p in (module.weight, module.bias) if p is not None)
+        if x is None or tape.busy or not frozen or x.dtype != module.weight.dtype or torch.is_autocast_enabled("cpu"):
+            return type(module).forward(module, *args, **kwargs)
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        return _Frozen.apply(x, weight, module.bias)
+
+    quick = _onednn_is_faster(torch.get_num_threads())
+    layers: list[Any] = [m for m in model.modules() if quick and _kind(m) == "linear" and "forward" not in m.__dict__]
+    single = [m for m in layers if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
+    with _replaced(single, [partial(forward, m) for m in single]):
+        yield
+
+
+@contextmanager
+def _spilled(model: torch.nn.Module, tape: _Tape, spool: _Spool | None) -> Iterator[None]:
+    "On a CPU, what is saved for the backward pass stays in memory up to the size of two layers' gradients of all examples, or 16 MiB."
+    if spool is None:
+        yield
+        return
+    weights = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
+    largest = max((math.prod(layer.shape) for layer in tape.layers.values()), default=0)
+    saved = _Saved(spool, max(2**24, 2 * tape.n * largest * tape.dtype.itemsize), weights)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+        yield
 
 
 def _other_matrices(model: torch.nn.Module) -> list[str]:
