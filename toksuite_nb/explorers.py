@@ -1202,6 +1202,7 @@ _grid_esm = r"""
 function make(tag, cls, text) { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; }
 function render({ model, el }) {
   const root = make("div", "tkg"), scroll = make("div", "tkg-scroll"), read = make("div", "tkg-read");
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
   read.setAttribute("role", "status"); read.setAttribute("aria-live", "polite");
   root.append(scroll, read); el.append(root);
   const hint = "Point at a cell, or move with the arrow keys: its numbers show here. Click or Enter opens it, Escape closes it.";

@@ -237,6 +237,8 @@ function same(a, i, b, j) {
 
 function render({ model, el }) {
   const root = make("div", "tks"), list = make("div"), key = make("div", "tks-key"), read = make("div", "tks-read");
+  // the arrow keys are ours here, and no shortcuts of the notebook
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
   read.setAttribute("role", "status"); read.setAttribute("aria-live", "polite");
   root.append(list, key, read); el.append(root);
   let strips = [], lit = [], picked = [], hot = null, bytes = null, pending = false, alive = true;

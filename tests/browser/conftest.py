@@ -28,7 +28,8 @@ EXPECTED_CONSOLE = {
     r"^Starting WebSocket: ws://127\.0\.0\.1": "JupyterLab connects to the kernel",
     r"^Connection lost, reconnecting in \d+ seconds": "a kernel that was restarted on purpose is connected to again",
     r"Font Awesome|font-awesome": "Voila's own template asks a content network for icons; the gate refuses it",
-    r"^Kernel: (starting|busy|idle|connected|connecting|restarting|unknown) ": "JupyterLab reports the kernel's state",
+    r"^Could not restore the debugger state": "a kernel that was shut down on purpose answers no more",
+    r"^Kernel: (starting|busy|idle|connected|connecting|disconnected|restarting|terminating|dead|unknown) ": "JupyterLab reports the kernel's state",
 }
 FLAGS = (
     "--no-sandbox",

@@ -135,7 +135,9 @@ def test_typing_in_english_and_in_farsi_changes_the_strips(lab, page, notebook):
     before = explorer.cells(0)
     assert before, "the explorer shows no tokens"
     if notebook == TOUR:  # the picture of the README, which `make pictures` takes over
+        page.set_viewport_size({"width": 1400, "height": 2400})
         explorer.box.screenshot(path=SHOTS / "readme-explorer.png")
+        page.set_viewport_size({"width": 1400, "height": 1000})
 
     strip = explorer.strips.first.locator(".tks-body")
 
