@@ -37,8 +37,3 @@ def test_an_error_without_a_clear_message_counts_as_a_crash() -> None:
 def test_a_parquet_file_that_ends_its_reader_is_refused_and_nothing_else_ends(path: Path) -> None:
     with pytest.raises(ValueError, match=rf"load_benchmark: .*{path.name}"):
         load_benchmark(path)
-
-
-@pytest.mark.parametrize("path", sorted(p for p in (HERE / "kept").rglob("*") if p.parent.name in harness.TARGETS))
-def test_an_input_that_once_crashed_does_no_more(path: Path) -> None:
-    harness.TARGETS[path.parent.name](path.read_bytes())

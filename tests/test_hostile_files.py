@@ -22,7 +22,7 @@ from toksuite_nb.labeling import read_journal
 from toksuite_nb.run import ResultStore, _sealed, read_plan
 from toksuite_nb.tokenizer import load_tokenizer
 
-FORM = re.compile(r"([A-Z]\w+\.)?[a-z]\w*: \S.{20,}")
+FORM = re.compile(r"([A-Z]\w+\.[a-z]\w*|[A-Z]\w+|[a-z]\w*): \S.{20,}")
 COUNTED: set[str] = set()
 
 GOOD = {
