@@ -93,6 +93,10 @@ _unreadable = (
 )
 
 
+def _said(problem: Exception) -> str:
+    return f"has no {problem}" if isinstance(problem, KeyError) else str(problem).partition("\n")[0][:300]
+
+
 def _files(source: str | Path, pattern: str, where: str) -> list[Path]:
     path = Path(source).expanduser()
     files = [path] if path.is_file() else sorted(path.rglob(pattern))
@@ -292,10 +296,6 @@ def _beside(file: Path, model: str | None, tokenizer: str | None) -> tuple[str, 
 
 def _task_of(file: Path) -> str:
     return re.sub(r"^samples_|_\d{4}-\d\d-\d\dT[\d.-]+$", "", file.stem)
-
-
-def _said(problem: Exception) -> str:
-    return f"has no {problem}" if isinstance(problem, KeyError) else str(problem).partition("\n")[0][:300]
 
 # %% ../nbs/34_harness.ipynb #1f36f597
 def _sample(line: Any, task: str) -> dict[str, Any]:
