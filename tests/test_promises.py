@@ -129,7 +129,7 @@ def rendered(folder: Path) -> dict[str, str]:
     from toksuite_nb.explorers import PerturbationExplorer, TokenizerExplorer, before_after_html, edits_html
     from toksuite_nb.intrinsic import compare
     from toksuite_nb.labeling import LabelingDesk
-    from toksuite_nb.perturb import perturb
+    from toksuite_nb.perturb import perturb, side_by_side
     from toksuite_nb.tokens import strip_html
 
     raw = Tokenizer(models.WordLevel({HOSTILE: 0, "[UNK]": 1, "<script>": 2}, unk_token="[UNK]"))
@@ -141,6 +141,7 @@ def rendered(folder: Path) -> dict[str, str]:
         "card": tokenizer_card(loaded)._repr_html_(),
         "compare": compare({HOSTILE: raw}, pl.DataFrame({"text": [text], "lang": ["en"]}), draws=0)._repr_html_(),
         "edits": edits_html(edited),
+        "side by side": side_by_side({"en": text}, "adjacent_swap", seed=0)._repr_html_(),
         "before and after": before_after_html(edited),
         "strip": strip_html(tokenize([text], {HOSTILE: "bytes"}), text),
     }
@@ -177,7 +178,9 @@ def test_every_class_that_shows_html_is_looked_at() -> None:
         for item in node.body
         if isinstance(item, ast.FunctionDef) and item.name == "_repr_html_"
     }
-    assert shown == {"card.Card", "intrinsic.Comparison"}, "a new _repr_html_ needs a line in `rendered`"
+    assert shown == {"card.Card", "intrinsic.Comparison", "perturb.SideBySide"}, (
+        "a new _repr_html_ needs a line in `rendered`"
+    )
 
 
 def test_commands_that_serve_pages_bind_loopback_with_a_token() -> None:

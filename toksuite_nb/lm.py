@@ -418,7 +418,9 @@ class LM:
     ) -> list[list[np.ndarray]]:  # Per item and text: log-probability of each scored token, nats
         "Log-probability of every scored token of every text. Equal items run once."
         _check_paths(self, groups)
-        distinct = list(dict.fromkeys(tuple(group) for group in groups))
+        # a text that stands twice in an item is read once: equal options tie exactly, in any batch
+        texts = [tuple(dict.fromkeys(group)) for group in groups]
+        distinct = list(dict.fromkeys(texts))
         found: list[list[np.ndarray]] = [[np.empty(0)] * len(group) for group in distinct]
         # logits in one piece must fit as well
         in_one = max(1, 2 ** (27 if self._on_gpu else 24) // self.n_ids)
@@ -442,8 +444,8 @@ class LM:
                 g, members = job.slots[i]
                 for member, route in zip(members, job.trees[i].routes, strict=True):
                     found[g][member] = logprobs[list(route)]
-        where = {group: i for i, group in enumerate(distinct)}
-        return [list(found[where[tuple(group)]]) for group in groups]
+        known = {own: dict(zip(own, values, strict=True)) for own, values in zip(distinct, found, strict=True)}
+        return [[known[own][text] for text in group] for own, group in zip(texts, groups, strict=True)]
 
 
 def _setting(model: Any, *names: str) -> int | None:
