@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 import toksuite_nb.ablations as ablations  # noqa: E402
 from toksuite_nb.ablations import (  # noqa: E402
     StudyRun,
+    _study_run,
     budget_effects,
     compare_seeds,
     crossed_interval,
@@ -24,7 +25,6 @@ from toksuite_nb.ablations import (  # noqa: E402
     study_items,
     study_losses,
     study_questions,
-    study_run,
     study_runs,
     study_verdicts,
 )
@@ -307,10 +307,10 @@ def test_a_study_run_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setitem(ablations.suite_scales, "small", tiny)
     monkeypatch.setattr(ablations, "study_items", lambda: study_items().head(40))
     run = StudyRun("small", "text", 1, "bpe-v600")
-    first = study_run(run, tmp_path, show_progress=False)
+    first = _study_run(run, tmp_path, show_progress=False)
     assert first["seed"].unique().to_list() == [1] and first.height == 40
     monkeypatch.setattr(ablations, "train_suite", None)
-    assert study_run(run, tmp_path).equals(first)
+    assert _study_run(run, tmp_path).equals(first)
 
 
 def test_a_retrained_study_that_differs_by_more_than_seeds_is_noticed(found):

@@ -1262,7 +1262,9 @@ function render({ model, el }) {
   scroll.addEventListener("mouseleave", () => tell(null));
   scroll.addEventListener("focusin", (ev) => { if (place(ev)) tell(place(ev)); });
   scroll.addEventListener("click", (ev) => { const p = place(ev); if (p) { stand(p); choose(p); } });
-  scroll.addEventListener("keydown", (ev) => {
+  // an application may take arrow keys for its own on their way down to the cell
+  const keys = (ev) => {
+    if (!scroll.contains(ev.target)) return;
     const p = place(ev), step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[ev.key];
     if (!p) return;
     if (step) {
@@ -1276,11 +1278,12 @@ function render({ model, el }) {
     } else if (ev.key === "Enter" || ev.key === " ") choose(p);
     else if (ev.key === "Escape") { model.set("picked", []); model.save_changes(); pick(); }
     else return;
-    ev.preventDefault(); ev.stopPropagation();
-  });
+    ev.preventDefault(); ev.stopImmediatePropagation();
+  };
+  window.addEventListener("keydown", keys, true);
   model.on("change:blocks", draw); model.on("change:picked", pick);
   draw();
-  return () => { model.off("change:blocks", draw); model.off("change:picked", pick); };
+  return () => { window.removeEventListener("keydown", keys, true); model.off("change:blocks", draw); model.off("change:picked", pick); };
 }
 export default { render };
 """

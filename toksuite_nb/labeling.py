@@ -259,7 +259,9 @@ function render({ model, el }) {
     lock();
     if (back && root.contains(back)) (free && !box.disabled ? box : back.disabled || back.tagName === "BUTTON" ? root : back).focus({ preventScroll: true });
   }
-  root.addEventListener("keydown", (ev) => {
+  // an application may take a key for its own on its way down to the desk
+  const keys = (ev) => {
+    if (!root.contains(ev.target)) return;
     if (ev.isComposing || ev.altKey || ev.metaKey && ev.key !== "z") return;
     const typing = ev.target === box, onButton = ev.target.tagName === "BUTTON", key = ev.key.toLowerCase();
     if (typing) {
@@ -276,11 +278,12 @@ function render({ model, el }) {
       else if (free && !onButton && key.length === 1) { box.focus(); return; }
       else return;
     }
-    ev.preventDefault(); ev.stopPropagation();
-  });
+    ev.preventDefault(); ev.stopImmediatePropagation();
+  };
+  window.addEventListener("keydown", keys, true);
   model.on("change:turn", draw);
   draw();
-  return () => model.off("change:turn", draw);
+  return () => { window.removeEventListener("keydown", keys, true); model.off("change:turn", draw); };
 }
 export default { render };
 """

@@ -412,21 +412,24 @@ function render({ model, el }) {
     body.addEventListener("click", (ev) => { if (cell(ev) !== undefined) { body.focus({ preventScroll: true }); stand(strip, cell(ev)); pick(strip, cell(ev), ev.shiftKey); } });
     body.addEventListener("focus", () => { if (strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at))); });
     body.addEventListener("blur", () => leave(strip));
-    body.addEventListener("keydown", (ev) => {
+    strip.keys = (ev) => {
       const onward = body.dir === "rtl" ? "ArrowLeft" : "ArrowRight", back = body.dir === "rtl" ? "ArrowRight" : "ArrowLeft";
       const step = { [onward]: 1, [back]: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[ev.key];
       if (step !== undefined && strip.row.n) stand(strip, Math.min(strip.row.n - 1, Math.max(0, strip.at + step)));
       else if ((ev.key === "Enter" || ev.key === " ") && strip.at >= 0) pick(strip, strip.at, ev.shiftKey);
       else if (ev.key === "Escape") { model.set("selection", []); model.save_changes(); paint(); }
       else return;
-      ev.preventDefault(); ev.stopPropagation();
-    });
+      ev.preventDefault(); ev.stopImmediatePropagation();
+    };
   }
+  // an application may take arrow keys for its own on their way down to the strip
+  const keys = (ev) => strips.find((s) => s.body === ev.target)?.keys(ev);
+  window.addEventListener("keydown", keys, true);
   const drawn = ["change:heads", "change:numbers", "change:marks", "change:notes", "change:text", "change:direction"];
   for (const name of drawn) model.on(name, redraw);
   model.on("change:selection", paint);
   draw();
-  return () => { alive = false; watcher?.disconnect(); for (const name of drawn) model.off(name, redraw); model.off("change:selection", paint); };
+  return () => { alive = false; window.removeEventListener("keydown", keys, true); watcher?.disconnect(); for (const name of drawn) model.off(name, redraw); model.off("change:selection", paint); };
 }
 export default { render };
 """

@@ -169,11 +169,7 @@ def use(page: Any) -> None:
     settle(page, desk.locator(".tkd-head span"), "1 of 3 labelled")
 
 
-# seen in Notebook 7: typing, pointing and selecting work; an arrow key on a focused strip does not reach it
-arrows = pytest.mark.xfail(reason="Notebook 7 does not pass arrow keys on to a focused strip", strict=False)
-
-
-@pytest.mark.parametrize("where", ["lab", pytest.param("notebook", marks=arrows), "voila"])
+@pytest.mark.parametrize("where", ["lab", "notebook", "voila"])
 def test_every_explorer_does_what_is_asked_of_it(lab, page, watch, notebooks, where):
     name = write(notebooks, f"everything-{where}.ipynb", f"{where}.jsonl")
     url = lab.url(name, where)
@@ -292,6 +288,8 @@ def test_the_app_follows_typing_and_listens_to_this_machine_alone(page, watch, b
         }
         assert bound <= {"0100007F"}, f"the app listens beyond loopback: {bound}"
     finally:
+        # the page must not see its server go
+        page.goto("about:blank")
         server.terminate()
         server.wait(20)
     forgive(watch)
