@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from test_lab import CHINESE, CONTRAST, ENGLISH, FARSI, KERNEL, SHOTS, run_all
+from test_lab import CHINESE, CONTRAST, ENGLISH, FARSI, KERNEL, PRINT, SHOTS, run_all, settle
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 expect = sync_api.expect
@@ -19,11 +19,6 @@ expect.set_options(timeout=30_000)
 
 HOSTILE = "<img src=x onerror=alert(1)> a\u202eb\u200b" + "\u0301" * 200
 TOKENIZERS = "{'tekken': 'tekken', 'bytes': 'bytes'}"
-PRINT = """async (code) => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel; let out = '';
-  const future = kernel.requestExecute({ code }); future.onIOPub = (m) => { if (m.content.text) out += m.content.text; };
-  await future.done; return out.trim();
-}"""
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
 
 
@@ -66,15 +61,6 @@ def choose(box: Any, label: str, option: str) -> None:
     box.locator(f".widget-dropdown:has(label:text-is('{label}')) select").select_option(label=option)
 
 
-def settle(page: Any, expression: str, value: str) -> None:
-    """Wait until the kernel has heard of it; new options are in the page by then, as they were sent before the answer."""
-    for _ in range(150):
-        if page.evaluate(PRINT, f"print({expression})") == value:
-            return
-        page.wait_for_timeout(200)
-    pytest.fail(f"{expression} never became {value!r}")
-
-
 def test_typing_and_sliding_show_what_was_edited(lab, page, perturber):
     run_all(page, lab.url(perturber))
     box = box_of(page)
@@ -97,7 +83,7 @@ def test_typing_and_sliding_show_what_was_edited(lab, page, perturber):
     expect(box.locator(".tks-text ins")).to_have_count(0)
     handle.press("End")
     expect(box.locator(".tks-text ins")).to_have_count(1)
-    assert page.evaluate(PRINT, "print(explorer.state.severity)") == "1.0"
+    settle(page, "explorer.state.severity", "1.0")
 
     area.fill("12")
     expect(box.locator(".tks-say")).to_contain_text("ascii_keyboard is not applicable")

@@ -21,6 +21,11 @@ SHOTS = Path(os.environ.get("SHOTS", ROOT / "build" / "shots"))
 TOUR = "tutorials/tour.ipynb"
 SMALL = "explorer-alone.ipynb"
 KERNEL = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+PRINT = """async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel; let out = '';
+  const future = kernel.requestExecute({ code }); future.onIOPub = (m) => { if (m.content.text) out += m.content.text; };
+  await future.done; return out.trim();
+}"""
 ENGLISH, FARSI, CHINESE = "The capital of Turkey is Ankara.", "پایتخت ایران تهران است.", "中国的首都是北京。"
 HOSTILE = {
     "markup": "<script>alert(1)</script><img src=x onerror=alert(1)>",
@@ -46,6 +51,15 @@ RUN = """() => {
 }"""
 ERRORS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
   .flatMap((cell) => (cell.outputs || []).filter((o) => o.output_type === "error").map((o) => o.ename + ": " + o.evalue))"""
+
+
+def settle(page: Any, expression: str, value: str) -> None:
+    """Wait until the kernel has heard of it; new options are in the page by then, as they were sent before the answer."""
+    for _ in range(150):
+        if page.evaluate(PRINT, f"print({expression})") == value:
+            return
+        page.wait_for_timeout(200)
+    pytest.fail(f"{expression} never became {value!r}")
 
 
 def run_all(page: Any, url: str, theme: str = "JupyterLab Light") -> None:
@@ -178,14 +192,10 @@ def test_pointing_selecting_and_the_keyboard(lab, page, small):
     expect(read).to_contain_text("token 5 of 11")
     page.keyboard.press("Shift+Enter")
     expect(byte_strip.locator(".tks-picked")).to_have_count(2)
-    kernel = (
-        "async (code) => { const k = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel; let out = '';"
-        " const f = k.requestExecute({ code }); f.onIOPub = (m) => { if (m.content.text) out += m.content.text; }; await f.done; return out; }"
-    )
-    assert page.evaluate(kernel, "print(explorer.strip.selection)").strip() == "[3, 5]"
+    settle(page, "explorer.strip.selection", "[3, 5]")
 
     # and Python can set it
-    page.evaluate(kernel, "explorer.strip.selection = (0, 2)")
+    page.evaluate(PRINT, "explorer.strip.selection = (0, 2)")
     expect(byte_strip.locator(".tks-picked")).to_have_text(["t", "o"])
     byte_strip.locator(".tks-body").focus()
     page.keyboard.press("Escape")
