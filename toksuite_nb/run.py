@@ -896,7 +896,8 @@ def main(
 # %% ../nbs/02_run.ipynb #eedbf87f
 #| eval: false
 if __name__ == "__main__":
-    sys.exit(main())
+    # in the module of that name, not in this copy of it: keys and cell functions must be those of an import
+    sys.exit(import_module("toksuite_nb.run").main())
 
 # %% ../nbs/02_run.ipynb #6bd937b8
 def collect(

@@ -1,0 +1,95 @@
+"""Every kind of cell gives the same bytes in this process, in worker processes, as a shard of a plan and on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from test_faults import values
+
+from toksuite_nb.cells import curve_cells, gram_cells, perturb_cells, score_cells, suite_cells
+from toksuite_nb.finetune import FinetuneConfig, Task
+from toksuite_nb.items import load_benchmark
+from toksuite_nb.run import Cell, Processes, RayCluster, run_cells, write_plan
+from toksuite_nb.store import data_dir
+from toksuite_nb.suite import SuiteConfig
+
+
+def cells_of(kind: str) -> list[Cell]:
+    """A few cells of one kind."""
+    models = {name: data_dir() / "suite" / name for name in ("bpe", "bytes")}
+    items = load_benchmark("embedded", domain="math").head(6)
+    if kind == "score":
+        return score_cells(models, items, shard=3)
+    if kind == "perturb":
+        return perturb_cells(items, ["uppercase", ("keyboard_proximity", "fullwidth")], shard=4, seed=0)
+    if kind == "gram":
+        rng = np.random.default_rng(0)
+        pairs = [(rng.integers(5, 200, 6).tolist(), rng.integers(5, 200, 2).tolist()) for _ in range(5)]
+        return gram_cells(models["bpe"], pairs, block=2)
+    if kind == "curve":
+        task = Task(
+            "sum", [f"{i} + 1 =" for i in range(1, 9)], [f" {i + 1}" for i in range(1, 9)], ["9 + 1 ="], [" 10"]
+        )
+        recipe = FinetuneConfig(learning_rate=1e-3, budgets=(0, 4), steps=2, max_new_tokens=3)
+        return curve_cells(models["bpe"], task, recipe, seeds=(0,))
+    names = ("bytes", "bpe")
+    small = SuiteConfig(tokenizers=names, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=2, warmup=1)
+    return suite_cells(small, pl.DataFrame({"text": [f"{i} is {i}" for i in range(400)]}))
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    """A few cells of every kind."""
+    return [cell for kind in ("score", "perturb", "gram", "curve", "suite") for cell in cells_of(kind)]
+
+
+@pytest.fixture(scope="module")
+def alone(cells: list[Cell], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """What one thread of this process computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        folder = tmp_path_factory.mktemp("alone")
+        run_cells(cells, folder, show_progress=False)
+        return named(cells, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def named(cells: list[Cell], folder: Path) -> list[tuple[str, str]]:
+    """Function and hash of the stored bytes of each result."""
+    return list(zip([cell.name for cell in cells], values(cells, folder), strict=True))
+
+
+def test_worker_processes(cells: list[Cell], alone: list[tuple[str, str]], tmp_path: Path) -> None:
+    run_cells(cells, tmp_path, executor=Processes(2), show_progress=False)
+    assert named(cells, tmp_path) == alone
+
+
+def test_the_command_of_a_slurm_array(cells: list[Cell], alone: list[tuple[str, str]], tmp_path: Path) -> None:
+    write_plan(cells, tmp_path / "plan")
+    for shard, more in (("1/2", []), ("2/2", ["--workers", "1"])):
+        command = [sys.executable, "-m", "toksuite_nb.run", "plan", str(tmp_path / "plan"), str(tmp_path / "store")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--shard", shard, *more], check=True, env=environment)
+    assert named(cells, tmp_path / "store") == alone
+
+
+def test_a_ray_cluster(cells: list[Cell], alone: list[tuple[str, str]], tmp_path: Path) -> None:
+    # Ray is imported by run_cells alone, which first tells it to listen on loopback
+    if find_spec("ray") is None:
+        pytest.skip("Ray is in the extra `ray`")
+    try:
+        run_cells(cells, tmp_path, executor=RayCluster(2, threads=1), show_progress=False)
+    finally:
+        import_module("ray").shutdown()
+    assert named(cells, tmp_path) == alone
