@@ -126,14 +126,31 @@ def _twins(
     a: Sequence[np.ndarray], b: Sequence[np.ndarray], free_a: np.ndarray, free_b: np.ndarray
 ) -> list[np.ndarray]:
     # whether each untouched token has the same token at the same place on the other side, each being the twin of one
-    kept, place = [np.zeros(len(free_a), bool), np.zeros(len(free_b), bool)], dict[tuple[int, ...], list[int]]()
-    at_a, at_b = np.flatnonzero(free_a), np.flatnonzero(free_b)
-    for k, key in zip(at_b.tolist(), zip(*(column[at_b].tolist() for column in b), strict=True), strict=True):
-        place.setdefault(key, []).append(k)
-    for k, key in zip(at_a.tolist(), zip(*(column[at_a].tolist() for column in a), strict=True), strict=True):
-        if same := place.get(key):
-            kept[0][k] = kept[1][same.pop(0)] = True
+    kept, n = [np.zeros(len(free_a), bool), np.zeros(len(free_b), bool)], int(free_a.sum())
+    ids, start, end = (np.concatenate([a[i][free_a], b[i][free_b]]).astype(np.int64) for i in range(3))
+    names = _paired(_paired(start, end - start), ids)
+    copies = [_copies(names[:n]), _copies(names[n:])]
+    if copies[0].any() or copies[1].any():
+        names = _paired(names, np.concatenate(copies))
+    kept[0][free_a] = np.isin(names[:n], names[n:])
+    kept[1][free_b] = np.isin(names[n:], names[:n])
     return kept
+
+
+def _paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # one number for each pair of numbers that are not negative
+    if a.size and int(a.max() + 1) * int(b.max() + 1) > np.iinfo(np.int64).max:
+        a, b = (np.unique(side, return_inverse=True)[1] for side in (a, b))
+    return a * (b.max(initial=0) + 1) + b
+
+
+def _copies(names: np.ndarray) -> np.ndarray:
+    # how often each name came before
+    order = np.argsort(names, kind="stable")
+    places, new = np.arange(len(names)), np.diff(names[order], prepend=-1) != 0
+    out = np.empty_like(names)
+    out[order] = places - np.maximum.accumulate(np.where(new, places, 0))
+    return out
 
 
 def _edges(start: np.ndarray, end: np.ndarray, edits: _Spans, size: int) -> np.ndarray:

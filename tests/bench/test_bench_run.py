@@ -10,6 +10,7 @@ import time
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -72,20 +73,24 @@ def test_two_ray_workers_score_at_least_1_7_times_as_fast_as_one_thread(tmp_path
     copies = int(os.environ.get("TOKSUITE_COPIES", "36"))
     more = pl.concat([items.with_columns(item_id=pl.col("item_id") + f"#{k}") for k in range(copies)])
     cells = score_cells(models, more, "exact", shard=568)
-    began = time.perf_counter()
-    run_cells(cells, tmp_path / "one", show_progress=False)
-    alone = time.perf_counter() - began
+
+    def seconds(name: str, **options: Any) -> float:
+        began = time.perf_counter()
+        run_cells(cells, tmp_path / name, show_progress=False, **options)
+        return time.perf_counter() - began
+
+    before = seconds("one")
     # the cluster is there already, as on a real one; its workers still import and load what they need
     run_cells([Cell(square, {"i": 0})], tmp_path / "start", executor=RayCluster(2), show_progress=False)
     try:
-        began = time.perf_counter()
-        run_cells(cells, tmp_path / "ray", executor=RayCluster(2, threads=1), show_progress=False)
-        together = time.perf_counter() - began
+        together = seconds("ray", executor=RayCluster(2, threads=1))
     finally:
         import_module("ray").shutdown()
+    # a machine's speed drifts over minutes: the faster of the runs before and after counts
+    alone = min(before, seconds("after"))
     assert values(cells, tmp_path / "one") == values(cells, tmp_path / "ray")
     print(
-        f"{len(cells)} cells: one thread {alone:.1f} s, two Ray workers {together:.1f} s, ratio {alone / together:.2f}"
+        f"{len(cells)} cells: one thread {alone:.1f} s (before: {before:.1f} s), two Ray workers {together:.1f} s, ratio {alone / together:.2f}"
     )
     assert alone >= 60 or copies < 36
     assert alone / together >= 1.7
