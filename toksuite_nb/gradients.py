@@ -458,7 +458,7 @@ def _left_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return b[:, a].T if b.dim() == 2 else (a[:, None] == b[None, :]).to(torch.uint8)
 
 
-def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int], budget: int = 2**22) -> None:
+def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int], budget: int = 2**20) -> None:
     "Gradients formed in blocks of rows."
     examples = [p.example.tolist() for p in pieces]
     order = list(dict.fromkeys(i for some in examples for i in some))
@@ -836,11 +836,24 @@ def _windows(examples: Sequence[Example]) -> torch.Tensor:  # [B, K]
     return first[:, None] + torch.arange(widest)
 
 
-def _losses(model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:  # one per example
+def _width(model: torch.nn.Module, tokens: int) -> int:
+    "Padded length for so many tokens: on a CPU one of few, since oneDNN keeps code for each that it met."
+    weight: Any = model.get_input_embeddings().weight  # type: ignore[operator]
+    limit = getattr(model.config, "max_position_embeddings", None)
+    single = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if limit is None or not single or not _onednn_is_faster(torch.get_num_threads()):
+        return tokens
+    step = max(16, 2 ** ((tokens - 1).bit_length() - 3))
+    return max(tokens, min(limit, -(-tokens // step) * step))
+
+
+def _losses(
+    model: torch.nn.Module, examples: Sequence[Example], width: int | None = None
+) -> torch.Tensor:  # one per example
     embedding: Any = model.get_input_embeddings  # a method of Hugging Face models
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     device = embedding().weight.device
-    length, at = max(map(len, examples)) - 1, _windows(examples)
+    length, at = width or max(map(len, examples)) - 1, _windows(examples)
     # the last answer token is predicted, never read
     read = [(*e.prompt, *e.answer)[:-1] for e in examples]
     ids = torch.tensor([[*r, *[r[0]] * (length - len(r))] for r in read], device=device)
@@ -1122,9 +1135,14 @@ class _Run:
 
         return [h for m in late for h in (m.register_forward_pre_hook(pick), m.register_forward_hook(spread))]
 
+    def each(self, at: int) -> torch.Tensor:
+        "Losses of a batch."
+        batch = self.begin(at)
+        return _losses(self.model, batch, _width(self.model, max(map(len, batch)) - 1))
+
     def forward(self, at: int) -> torch.Tensor:
         "Sum of the losses of a batch, which are noted."
-        each = _losses(self.model, self.begin(at))
+        each = self.each(at)
         self.losses[self.batches[at]] = each.detach().double().cpu().numpy()
         return each.sum()
 
@@ -1221,7 +1239,7 @@ def _recomputed(run: _Run, spool: _Spool, opened: bool) -> None:
         return  # nothing below the blocks takes part
     for at, _ in zip(range(n), steps, strict=False):
         with suppress(_Reached), _replaced(blocks[:1], [partial(_backward_from, run, slopes[at])]):
-            _losses(run.model, run.begin(at))
+            run.each(at)
 
 
 def _slope_at_top(run: _Run, at: int, hidden: torch.Tensor, form: Callable) -> torch.Tensor | None:
@@ -1267,7 +1285,7 @@ def _boundaries(run: _Run, at: int, spool: _Spool) -> list[tuple[_Aside, Callabl
     hooks.append(run.chain[-1][1].register_forward_hook(after))
     try:
         with torch.no_grad(), suppress(_Reached):
-            _losses(run.model, run.begin(at))
+            run.each(at)
     finally:
         for hook in hooks:
             hook.remove()
