@@ -30,7 +30,6 @@ from .core import Column, FrameSchema, check_frame, content_hash, derive_rng
 from .text import UnknownName, check_lang, check_text, graphemes, nearest
 from toksuite_nb.tokenizer import (
     BytePairTokenizer,
-    Cut,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
@@ -664,20 +663,22 @@ class _Reader:
         if tokenizer not in _made:
             _made[tokenizer] = _Tables(tokenizer)
         self.tables = _made[tokenizer]
+        self.offsets = False  # whether many texts of the last page needed the library's offsets
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
-        "Ids of all texts end to end, how many each has, and what the library made of each where it says more."
-        encodings = None
-        if isinstance(self.tokenizer, HuggingFaceTokenizer):
+        "Ids of all texts end to end, how many each has, and what the library made of each where offsets will be needed."
+        joined, sizes, encodings = array("I"), array("q"), None
+        if not isinstance(self.tokenizer, HuggingFaceTokenizer):
+            own: Iterable[list[int]] = self.tokenizer.encode(texts)
+        elif self.offsets:
             encodings = self.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
-            ids = [e.ids for e in encodings]
+            own = (e.ids for e in encodings)
         else:
-            ids = self.tokenizer.encode(texts)
-        joined = array("I")
-        for own in ids:
-            joined.fromlist(own)
-        sizes = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        return np.array(joined, dtype=np.int64), sizes, encodings
+            own = (e.ids for e in self.tokenizer.encodings(texts))
+        for ids in own:
+            joined.fromlist(ids)
+            sizes.append(len(ids))
+        return np.array(joined, dtype=np.int64), np.array(sizes, dtype=np.int64), encodings
 
 # %% ../nbs/22_intrinsic.ipynb #0cb1063b
 @dataclass(frozen=True)
@@ -698,7 +699,7 @@ def _tokens(
     reader: _Reader,
     ids: np.ndarray,
     sizes: np.ndarray,
-    encodings: Sequence[Any] | None,
+    encodings: list[Any] | None,
 ) -> _Tokens:
     "Where the tokens of a page stand, and what is lost."
     edge = _edges(sizes)
@@ -722,26 +723,29 @@ def _tokens(
         start[own], end[own], placed = _normalised([texts[k] for k in slow], reader, ids[own], sizes[slow])
         start[own], end[own] = start[own] + low, end[own] + low
         slow = slow[~placed]
-    if len(slow) and encodings is not None:
+    if isinstance(reader.tokenizer, HuggingFaceTokenizer):
+        reader.offsets = 4 * len(slow) > len(texts)
+    if len(slow) and isinstance(reader.tokenizer, HuggingFaceTokenizer):
         own = np.repeat(np.isin(np.arange(len(sizes)), slow), sizes)
+        if encodings is None:
+            found = reader.tokenizer.backend.encode_batch([texts[k] for k in slow], add_special_tokens=False)
+        else:
+            found = [encodings[k] for k in slow]
         offsets = np.fromiter(
-            chain.from_iterable(pair for k in slow.tolist() for pair in encodings[k].offsets), dtype=np.int64
+            chain.from_iterable(pair for e in found for pair in e.offsets), dtype=np.int64
         ).reshape(-1, 2)
         low, high, held = _offered([texts[k] for k in slow], reader, ids[own], sizes[slow], offsets)
         base = np.repeat(page.edge[slow], sizes[slow])
         start[own], end[own] = low + base, high + base
+        left = np.flatnonzero(~held).tolist()
         slow = slow[~held]
-    for k, cut in zip(slow.tolist(), _cuts(reader.tokenizer, texts, slow.tolist(), encodings), strict=True):
+        cuts = reader.tokenizer.cuts_of([texts[k] for k in slow], [found[k] for k in left])
+    else:
+        cuts = reader.tokenizer.cuts([texts[k] for k in slow]) if len(slow) else []
+    for k, cut in zip(slow.tolist(), cuts, strict=True):
         start[edge[k] : edge[k + 1]] = cut.start + page.edge[k]
         end[edge[k] : edge[k + 1]] = cut.end + page.edge[k]
     return _Tokens(ids, edge, start, end, exact, errors)
-
-
-def _cuts(tokenizer: Tokenizer, texts: list[str], which: list[int], encodings: Sequence[Any] | None) -> list[Cut]:
-    "Cuts of some of the texts, from what the library made of them where that was kept."
-    if encodings is not None and isinstance(tokenizer, HuggingFaceTokenizer):
-        return tokenizer.cuts_of([texts[k] for k in which], [encodings[k] for k in which])
-    return tokenizer.cuts([texts[k] for k in which]) if which else []
 
 
 def _joined(tables: _Tables, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
