@@ -202,8 +202,7 @@ def test_fertility_is_much_faster_than_word_by_word(corpus, backend):
 
 
 MEMORY = """
-import resource, sys
-from itertools import islice
+import sys
 import polars as pl
 from toksuite_nb.intrinsic import intrinsic
 from toksuite_nb.tokenizer import load_tokenizer
@@ -211,6 +210,9 @@ path, megabytes = sys.argv[1], float(sys.argv[2])
 frame = pl.read_parquet(path)
 size = int(frame["text"].str.len_bytes().sum())
 tokenizer = load_tokenizer(sys.argv[3], "bpe")
+def peak():
+    # not getrusage, whose peak includes that of the process this one was forked from
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 def stream():
     k = read = 0
     while read < megabytes * 1e6:
@@ -220,11 +222,11 @@ def stream():
             read += int(part["text"].str.len_bytes().sum())
             k += 1
 intrinsic(frame.head(2000), [tokenizer])
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+start = peak()
 found = intrinsic(stream(), [tokenizer])
 assert found.filter(metric="roundtrip_exact")["value"].to_list() == [1.0] * 5
 assert found.filter(metric="parity")["value"].null_count() == 0
-print(start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(start, peak())
 """
 
 
@@ -238,11 +240,10 @@ def peak(tmp_path, corpus, backend, megabytes: float) -> list[float]:
     return [float(x) for x in done.stdout.split()]
 
 
-def test_memory_does_not_grow_with_the_stream(tmp_path, corpus, backend):
-    sizes = {megabytes: peak(tmp_path, corpus, backend, megabytes) for megabytes in (10, 40)}
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_stream_of_200_megabytes_stays_under_a_gigabyte(tmp_path, corpus, backend):
+    sizes = {megabytes: peak(tmp_path, corpus, backend, megabytes) for megabytes in (10, 200)}
     print("\nresident memory of a stream")
     for megabytes, (start, top) in sizes.items():
         print(f"  {megabytes:4d} MB of text: {start:.0f} MB before, {top:.0f} MB at the peak")
-    grown = (sizes[40][1] - sizes[10][1]) / 30
-    print(f"  {grown:.2f} MB more per MB of text; 200 MB would peak at {sizes[40][1] + 160 * max(grown, 0):.0f} MB")
-    assert sizes[40][1] + 160 * max(grown, 0) < 1000, "the stream keeps more than sums of groups and tokens per set"
+    assert sizes[200][1] < 1000, "the stream keeps more than sums of groups and tokens per set"
