@@ -724,19 +724,35 @@ def _processes(todo: _Todo, store: ResultStore, executor: Processes) -> Iterator
 _drivers[Processes] = _processes
 
 # %% ../nbs/02_run.ipynb #a4210b48
-class _Actor:
-    "Computes cells and returns lines of the store."
+def _answer(line: str) -> tuple[Report, bytes]:
+    "Report of a cell, and its line of the store if it was computed."
+    began = perf_counter()
+    try:
+        cell = _from_spec(line)
+        value = cell.function(**cell.inputs)
+        seconds = perf_counter() - began
+        return ("computed", seconds, ""), _line(cell.key, cell.name, value, seconds)
+    except Exception as error:
+        return ("failed", perf_counter() - began, f"{type(error).__name__}: {error}"), b""
 
-    def run(self, line: str) -> tuple[Report, bytes]:
-        "Report of a cell, and its line if it was computed."
-        began = perf_counter()
-        try:
-            cell = _from_spec(line)
-            value = cell.function(**cell.inputs)
-            seconds = perf_counter() - began
-            return ("computed", seconds, ""), _line(cell.key, cell.name, value, seconds)
-        except Exception as error:
-            return ("failed", perf_counter() - began, f"{type(error).__name__}: {error}"), b""
+
+def _actor_class() -> type:
+    # defined here, so that Ray sends it by value: its process is set up before anything of this package is imported there,
+    # in half the time that Ray takes for an environment of its own
+    class Actor:
+        def __init__(self, environment: dict[str, str], path: list[str]) -> None:
+            import os
+            import sys
+
+            os.environ.update(environment)
+            sys.path[:0] = [folder for folder in path if folder not in sys.path]
+
+        def run(self, line: str) -> Any:
+            from importlib import import_module
+
+            return import_module("toksuite_nb.run")._answer(line)
+
+    return Actor
 
 
 def _cluster(executor: RayCluster) -> Any:
@@ -778,15 +794,13 @@ def _ray(todo: _Todo, store: ResultStore, executor: RayCluster) -> Iterator[tupl
         return
     ray = _cluster(executor)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
-    environment = {name: str(executor.threads) for name in names}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    needs = {"num_cpus": executor.cpus, "num_gpus": executor.gpus, "runtime_env": {"env_vars": environment}}
-    actor = ray.remote(**needs)(_Actor)
+    environment, path = {name: str(executor.threads) for name in names}, [folder for folder in sys.path if folder]
+    actor = ray.remote(num_cpus=executor.cpus, num_gpus=executor.gpus)(_actor_class())
     running, actors = dict[Any, tuple[int, Cell, int]](), dict[int, Any]()
 
     def give(i: int, cell: Cell, tries: int) -> None:
         _importable([cell], "run_cells")
-        actors[i] = actors.get(i) or actor.remote()
+        actors[i] = actors.get(i) or actor.remote(environment, path)
         running[actors[i].run.remote(_spec(cell))] = (i, cell, tries)
 
     try:
