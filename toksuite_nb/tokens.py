@@ -163,7 +163,8 @@ _css = """
 .tks-at { outline: 2px dashed currentColor; outline-offset: 0; } .tks-at.tks-picked { outline-style: double; outline-width: 4px; }
 .tks-full { display: contents; }
 .tks-read { min-height: 3.9em; font-size: 12px; padding: 2px 4px; border-inline-start: 3px solid var(--tks-line); overflow-wrap: anywhere; max-height: 8em; overflow: auto; }
-.tks-key { font-size: 12px; margin: 2px 0; } .tks-key span { margin-inline-end: 14px; }
+.tks-key { font-size: 12px; margin: 2px 0; line-height: 1.7; } .tks-key span { margin-inline-end: 14px; }
+.tks-sample { padding: 0 4px; border-color: var(--tks-line); border-radius: 3px; }
 .tks-area textarea { unicode-bidi: plaintext; text-align: start; font-size: 15px; }
 """
 
@@ -264,6 +265,8 @@ function render({ model, el }) {
     key.replaceChildren();
     if (rows.some((row) => row.mark.includes("t"))) key.append(make("span", "tks-touched", "touched by an edit"));
     if (rows.some((row) => row.mark.includes("m"))) key.append(make("span", "tks-moved", "moved: not edited, cut differently"));
+    for (const kind in LOOK) if (rows.some((row) => row.kind.includes(kind))) key.append(make("span", "tks-sample " + LOOK[kind][0], LOOK[kind][1]));
+    if (rows.some((row) => Object.keys(row.bytes).length)) key.append(make("span", "tks-made", "other bytes than the text's"));
     paint(); say(null);
   }
   function fresh(row) {
