@@ -351,7 +351,7 @@ _page_css = """<style>
 .tks-bar { height: 10px; border: 1px solid currentColor; }
 .tks-say { padding: 4px 8px; border-inline-start: 4px solid #D55E00; font-weight: 600; line-height: 1.4; overflow-wrap: anywhere; }
 .tks-field { margin: 4px 0; } .tks-line { display: flex; gap: 8px; font-size: 15px; line-height: 1.7; } .tks-side { font-size: 12px; min-width: 3.5em; padding-top: 4px; }
-.tks-text { flex: 1; min-width: 0; overflow-wrap: anywhere; max-height: 9em; overflow: auto; text-align: start; }
+.tks-text { flex: 1; min-width: 0; overflow-wrap: anywhere; max-height: 9em; overflow: auto; text-align: start; line-height: 1.7; }
 .tks-text del { text-decoration: line-through 1.5px #D55E00; border-bottom: 1px dashed currentColor; border-top: 1px dashed currentColor; }
 .tks-text ins { font-weight: 700; text-decoration: underline double 2px #D55E00; text-underline-offset: 3px; }
 .tks-caret { font-weight: 700; } .tks-about { font-size: 12px; line-height: 1.4; overflow-wrap: anywhere; }
