@@ -435,8 +435,8 @@ def _job(name: str, seed: int, recipe: FinetuneConfig, folder: str, cells: str) 
     curve = measure_curve(
         member.model, member.tokenizer, task, recipe, seeds=[seed], folder=cells, model_name=member.name, show=False
     )
-    # the zero-shot cell is named by model, tokenizer, task and recipe
-    path = Path(cells) / f"{content_hash('measures', curve['cell'][0], seed)}.json"
+    # the zero-shot cell is named by model, tokenizer, task and recipe; what is measured, and how, names the rest
+    path = Path(cells) / f"{content_hash('measures, subsampled intervals', curve['cell'][0], seed)}.json"
     if not path.exists():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "select_low_confidence: .* have no confidence")
