@@ -441,7 +441,7 @@ def test_few_tasks_and_odd_areas_are_warned_about():
         few = calibrate([0.1, 0.2, 0.4, 0.5], [0.2, 0.3, 0.4, 0.6])
     with pytest.raises(ValueError, match=r"at most 0\.800 with 4 calibration tasks, got 0\.9"):
         forecast(0.3, calibration=few)
-    with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no task was ever measured"):
+    with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no published task lies"):
         forecast(auc=0.97)
 
 

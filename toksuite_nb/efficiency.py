@@ -836,7 +836,7 @@ def _curve(
     curve = EfficiencyCurve(auc)
     if not 0.05 <= auc <= 0.95:
         warnings.warn(
-            f"{where}: the predicted AUC {auc:.3f} lies outside [0.05, 0.95], where no task was ever measured.",
+            f"{where}: the predicted AUC {auc:.3f} lies outside [0.05, 0.95], where no published task lies.",
             stacklevel=3,
         )
     return curve, known
