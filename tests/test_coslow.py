@@ -207,6 +207,138 @@ def test_identical_directions_have_an_interval_of_no_width():
     assert result.value == result.low == result.high == pytest.approx(1)
 
 
+@pytest.mark.parametrize("kind", ["one direction", "varying strength", "two labels"])
+def test_interval_holds_the_true_median_as_often_as_it_says(kind):
+    centres = np.random.default_rng(9).normal(size=(2, 60))
+
+    def draw(rng, n):
+        shift = {
+            "one direction": lambda: 0.7,
+            "varying strength": lambda: rng.exponential(0.8, (n, 1)),
+            "two labels": lambda: 1.5 * centres[rng.integers(2, size=n)],
+        }[kind]()
+        x = rng.normal(size=(n, 60)) + shift
+        return Gram(x @ x.T, np.zeros(n), "full")
+
+    truth = np.median(draw(np.random.default_rng(1), 2000).cosine[np.triu_indices(2000, 1)])
+    rng = np.random.default_rng(3)
+    found = [cos_low(draw(rng, 32), seed=k, draws=200) for k in range(200)]
+    held = np.mean([f.low <= truth <= f.high for f in found])
+    assert held >= 0.9, f"a nominal 95 % interval held {held:.3f}: the scale or the centre of the subsamples is wrong"
+    if kind == "one direction":
+        errors = np.std([f.value for f in found])
+        widths = np.mean([f.high - f.low for f in found])
+        assert 0.75 < widths / (2 * 1.96 * errors) < 1.35, "the width must be that of the value's own spread"
+
+
+def test_interval_takes_halves_without_replacement():
+    """By hand: every half of eight examples instead of drawn ones."""
+    x = np.random.default_rng(0).normal(size=(8, 40)) + 0.5
+    gram = Gram(x @ x.T, np.zeros(8), "full")
+    result = cos_low(gram, draws=20_000)
+    medians = [
+        np.median([gram.cosine[a, b] for a, b in itertools.combinations(half, 2)])
+        for half in itertools.combinations(range(8), 4)
+    ]
+    half_width = np.quantile(np.abs(np.array(medians) - result.value), 0.95)  # 4 of 8: the scale is 1
+    assert result.high - result.value == pytest.approx(half_width, rel=0.05)
+    assert result.value - result.low == pytest.approx(result.high - result.value)
+
+
+def test_an_odd_number_of_examples_is_scaled():
+    x = np.random.default_rng(0).normal(size=(9, 40)) + 0.5
+    gram = Gram(x @ x.T, np.zeros(9), "full")
+    result = cos_low(gram, draws=20_000)
+    medians = [
+        np.median([gram.cosine[a, b] for a, b in itertools.combinations(half, 2)])
+        for half in itertools.combinations(range(9), 4)
+    ]
+    half_width = np.sqrt(4 / 5) * np.quantile(np.abs(np.array(medians) - result.value), 0.95)
+    assert result.high - result.value == pytest.approx(half_width, rel=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_few_examples_have_a_value_and_no_interval(n):
+    x = np.random.default_rng(0).normal(size=(n, 40)) + 0.5
+    result = cos_low(Gram(x @ x.T, np.zeros(n), "full"))
+    assert (result.low, result.high, result.n) == (None, None, n) and f"{n} examples only" in result.notes[-1]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_example_is_no_pair(n):
+    with pytest.raises(ValueError, match=f"needs at least 2 examples with a gradient, got {n} of {n}"):
+        cos_low(Gram(np.ones((n, n)), np.zeros(n), "full"))
+    with pytest.raises(ValueError, match=f"at least 2 examples to compare, got {n}"):
+        gradient_gram(build(), [Example([5], [6])] * n)
+
+
+def test_duplicates_are_flagged_and_stay_within_the_cosines():
+    model, rng = build(), np.random.default_rng(0)
+    examples = [Example(rng.integers(3, 259, 4), rng.integers(3, 259, 1)) for _ in range(9)]
+    gram = gradient_gram(model, [*examples, examples[0]], rank=4)
+    result = cos_low(gram)
+    assert "examples 0 and 9 are identical" in result.notes and -1 <= result.low <= result.high <= 1
+    assert "1 pairs have a cosine of 1; look for duplicate examples" in cos_low(gram.frame()).notes, (
+        "a frame has no notes of the Gram"
+    )
+
+
+def test_kind_of_gradient_goes_with_the_value():
+    gram = Gram(np.eye(3), np.zeros(3), "seed_free")
+    assert cos_low(gram).weights == "seed_free" and cos_low(gram.frame()).weights is None
+
+
+def odd_frame(**columns) -> pl.DataFrame:
+    return Gram(np.eye(4), np.zeros(4), "full").frame().with_columns(**columns)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: confidence(build(), Bytes(), "abc"), "prompts must be a list of texts or of token ids, got str"),
+        (lambda: confidence(torch.nn.Linear(2, 2), Bytes(), ["a"]), "model must be a causal LM .*, got Linear"),
+        (lambda: select_low_confidence(np.zeros(400), fraction=float("nan")), "fraction in .0, 1. and a whole n >= 2"),
+        (
+            lambda: select_low_confidence(np.zeros(400), measure="loss"),
+            "must be 'confidence' or 'perplexity', got 'loss'",
+        ),
+        (lambda: select_low_confidence(pl.DataFrame({"x": [1]})), "columns 'i' and 'confidence', got columns .'x'."),
+        (
+            lambda: select_low_confidence(pl.DataFrame({"i": [0] * 400, "confidence": np.zeros(400)})),
+            "each example once in 'i', got repeated",
+        ),
+        (
+            lambda: select_low_confidence(pl.DataFrame({"i": range(400), "confidence": ["x"] * 400})),
+            "numbers in 'confidence', got String",
+        ),
+        (lambda: cos_low(odd_frame(cosine=pl.lit(2.0))), r"cosines must lie in \[-1, 1\], got \[2.0, 2.0, 2.0\]"),
+        (
+            lambda: cos_low(odd_frame(cosine=pl.lit(float("nan")))),
+            "needs at least 2 examples with a gradient, got 0 of 4",
+        ),
+        (lambda: cos_low(odd_frame().clear()), "needs pairs with layer 'all', got none"),
+        (lambda: cos_low(odd_frame()[1:]), "needs the cosine of every pair, got 1 of 6 pairs without one"),
+        (lambda: cos_low(pl.concat([odd_frame(), odd_frame()])), "needs each pair once, got repeated pairs"),
+        (lambda: cos_low(pl.DataFrame({"a": [1]})), "frame does not match the 'gram' schema"),
+        (lambda: cos_low(Gram(np.eye(9), np.zeros(9), "full"), level=float("nan")), r"level must be in \(0, 1\)"),
+        (
+            lambda: cos_low(Gram(np.array([[1, np.inf, 0], [np.inf, 1, 0], [0, 0, 1]]), np.zeros(3), "full")),
+            "needs the cosine of every pair, got 1 of 3",
+        ),
+    ],
+)
+def test_bad_input_says_what_to_do(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def test_infinite_numbers_are_no_confidence():
+    values = [float("inf"), float("-inf"), *np.linspace(0.1, 0.9, 400)]
+    with pytest.warns(UserWarning, match="2 of 402 examples have no confidence"):
+        drawn = select_low_confidence(values)
+    assert drawn["pool"][0] == 400 and drawn["i"].min() >= 2
+
+
 def test_examples_without_a_cosine_are_left_out_and_told():
     x = np.random.default_rng(0).normal(size=(9, 40)) + 0.5
     dot = x @ x.T

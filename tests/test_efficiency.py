@@ -1,6 +1,7 @@
 """Data-efficiency curves against the published areas, and forecasts against their own definition."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +307,9 @@ def test_a_cos_low_result_is_taken_as_it_is():
     assert forecast(Result(), calibration=preset_line()).equals(forecast(0.3, calibration=preset_line()))
 
 
+LINE = (np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -322,7 +326,7 @@ def test_a_cos_low_result_is_taken_as_it_is():
         (lambda: fit_ceiling({0: 1.0, 50: 1.0, 100: 1.0}), "zero-shot must be below 1, got 1"),
         (lambda: fit_power({0: 0.5, 50: 0.6, 100: 0.7}, 0.4), "the ceiling must lie above zero-shot 0.5"),
         (lambda: CeilingCurve(0.5, 0.4, 10), "needs 0 <= zero_shot < ceiling <= 1"),
-        (lambda: CeilingCurve(0.2, 0.4, 10).metric([-1]), "budgets must be numbers >= 0, got .-1.0."),
+        (lambda: CeilingCurve(0.2, 0.4, 10).metric([-1]), "budgets must be finite numbers >= 0, got .-1.0."),
         (lambda: efficiency_auc({0: 0.2, 10: 0.3}), "needs a budget between 50 and 5000, got \\[0, 10\\]"),
         (lambda: forecast(), "needs either cos_low or auc, got neither"),
         (lambda: forecast(1.4, calibration="Llama-3.1-8B"), "cos_low must be a cosine in \\[-1, 1\\], got 1.4"),
@@ -330,12 +334,101 @@ def test_a_cos_low_result_is_taken_as_it_is():
         (lambda: forecast(auc=0.5, budgets=[6000]), "Nothing is known beyond the largest budget"),
         (lambda: labels_needed(80, 0.5, 0.9, auc=0.5), "target must be a metric in \\[0, 1\\], got 80"),
         (lambda: calibrate([0.1, 0.1, 0.1], [0.2, 0.3, 0.4]), "at least two different CoS-Low values"),
+        (
+            lambda: calibrate(0.1 + np.arange(9) * 1e-14, np.linspace(0.1, 0.9, 9)),
+            "at least two different CoS-Low values",
+        ),
+        (lambda: calibrate([0.1] * 8 + [0.5], np.linspace(0.1, 0.9, 9)), "got the same in all but one"),
+        (lambda: calibrate([], []), "at least 3 tasks, got 0"),
+        (lambda: calibrate([0.3], [0.4]), "at least 3 tasks, got 1"),
+        (lambda: calibrate([0.3, 0.4], [0.4, 0.5]), "at least 3 tasks, got 2"),
+        (lambda: calibrate([0.1, 0.2, 0.3], [0.2, 0.3]), "one CoS-Low and one AUC per task, got shapes .3,. and .2,."),
+        (lambda: calibrate(*LINE, shares=np.full((8, 7), 2.0)), "shares in .0, 1., got .2.0, 2.0, 2.0."),
+        (lambda: calibrate(*LINE, shares=np.full((8, 7), np.nan)), "shares in .0, 1., got .nan, nan, nan."),
+        (lambda: calibrate(*LINE, shares=np.zeros((8, 6))), "shares of shape .8, 7., got .8, 6."),
+        (lambda: Calibration("x", float("nan"), 0.3), "coefficients and residuals must be finite, got slope=nan"),
+        (lambda: Calibration("x", 0.5, 0.3, residuals=np.array([np.nan, 0.1])), "and 1 residuals that are not"),
+        (lambda: forecast(0.3, calibration="Llama-3.1-8B", level=float("nan")), "level must be in .0, 1., got nan"),
+        (lambda: forecast(auc=0.5, level=2.0), "level must be in .0, 1., got 2.0"),
+        (lambda: forecast(1.0, calibration="Mistral-7B-v0.3"), "auc must be strictly between 0 and 1, got 1.154"),
+        (lambda: labels_needed(0.7, 0.5, 0.9, cos_low=1.0, calibration="Mistral-7B-v0.3"), "strictly between 0 and 1"),
+        (lambda: forecast(auc=0.5, budgets=[-1]), r"budgets must lie in \[0, 5000\], got -1 to -1"),
+        (lambda: labels_needed(0.7, 0.9, 0.9, auc=0.5), "where zero-shot is at the ceiling there is nothing to learn"),
+        (lambda: labels_needed(0.7, 0.9, 0.8, auc=0.5), "needs 0 <= zero_shot < ceiling <= 1"),
+        (
+            lambda: labels_needed(0.7, float("nan"), 0.8, auc=0.5),
+            "needs 0 <= zero_shot < ceiling <= 1, got zero_shot=nan",
+        ),
+        (lambda: fit_ceiling({0: 0.2, 50: float("inf"), 100: 0.4}), "fit_ceiling: .* metric inf at n=50"),
+        (lambda: fit_ceiling({50: 0.2, 100: 0.4}), "fit_ceiling: needs the zero-shot metric .*Measure it[.]"),
+        (lambda: fit_power({0: 0.2, 50: 0.2, 100: 0.2}, 0.9), "fit_power: the metric must rise above zero-shot 0.2"),
+        (lambda: fit_power({0: 0.2, 50: 0.6, 100: 0.7}, 0.5), "not below the best metric 0.7"),
+        (
+            lambda: fit_power({0: 0.2, 50: 0.6, 200: 0.7}, 0.9, largest=100),
+            "not below the budgets measured, got 100 with 200",
+        ),
+        (lambda: EfficiencyCurve(0.5)(np.array([2.0])), r"positions must lie in \[0, 1\]"),
+        (lambda: held_out_errors(published_curves(), seen=10), "needs a task with zero-shot below 1, two budgets"),
+        (lambda: held_out_errors(published_curves().clear()), "got none among 0"),
+        (
+            lambda: held_out_errors(published_curves().filter(pl.col("n") > 0)),
+            "held_out_errors, task '.*': needs the zero-shot metric",
+        ),
+        (
+            lambda: held_out_errors(published_curves(), {"rte": float("nan")}),
+            "human must map tasks to scores in .0, 1. or None, got .'rte': nan.",
+        ),
+        (lambda: efficiency_table(published_curves(), {"rte": 93.6}), "got .'rte': 93.6.. Divide percentages by 100"),
+        (
+            lambda: efficiency_table(published_curves().with_columns(metric=pl.lit(0.5))),
+            "the metric must rise .* This curve is of model 'Llama-3.1-8B-Instruct', task 'ade_",
+        ),
         (lambda: calibrate([0.1, 0.2, float("nan")], [0.2, 0.3, 0.4]), "CoS-Low in \\[-1, 1\\] and AUC in \\[0, 1\\]"),
     ],
 )
 def test_bad_input_says_what_to_do(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_budgets_in_any_order_are_answered_one_by_one():
+    asked = [500, 0, 50, 50, 5000]
+    answered = forecast(0.3, calibration=preset_line(), budgets=asked)
+    sorted_once = forecast(0.3, calibration=preset_line(), budgets=sorted(set(asked)))
+    assert answered["n"].to_list() == asked
+    assert answered.unique().sort("n").equals(sorted_once), "order and repetition must not change an answer"
+    assert forecast(0.3, calibration=preset_line(), budgets=[]).height == 0
+
+
+def test_an_empty_table_is_empty():
+    assert efficiency_table(published_curves().clear()).height == 0
+
+
+def test_cos_low_of_other_gradients_is_warned_about():
+    class Full:
+        value, weights = 0.3, "full"
+
+    class Lora:
+        value, weights = 0.3, "lora_b"
+
+    with pytest.warns(UserWarning, match="CoS-Low is of 'full' gradients and the calibration of 'lora_b' gradients"):
+        told = forecast(Full(), calibration="Mistral-7B-v0.3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert forecast(Lora(), calibration="Mistral-7B-v0.3").equals(told)
+        forecast(Full(), calibration=calibrate(*LINE, weights="full"), level=0.8)
+        forecast(Full(), calibration=calibrate(*LINE), level=0.8)  # a calibration that does not say
+
+
+def test_a_calibration_always_tells_its_baseline():
+    line = calibrate(*LINE)
+    assert "mean absolute error of the AUC on left-out tasks 0.000, of the mean of the others 0.098" in repr(line)
+    assert "on left-out tasks 0.078, of the mean of the others 0.128" in repr(preset_line())
+
+
+def test_a_perfectly_constant_area_is_a_flat_line():
+    line = calibrate(np.linspace(0, 0.5, 9), [0.4] * 9)
+    assert line.slope == pytest.approx(0, abs=1e-12) and np.abs(line.residuals).max() < 1e-12
 
 
 def test_unknown_family_lists_the_known_ones():
@@ -348,7 +441,7 @@ def test_few_tasks_and_odd_areas_are_warned_about():
         few = calibrate([0.1, 0.2, 0.4, 0.5], [0.2, 0.3, 0.4, 0.6])
     with pytest.raises(ValueError, match=r"at most 0\.800 with 4 calibration tasks, got 0\.9"):
         forecast(0.3, calibration=few)
-    with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no task was ever measured"):
+    with pytest.warns(UserWarning, match="outside .0.05, 0.95., where no published task lies"):
         forecast(auc=0.97)
 
 

@@ -417,6 +417,63 @@ def test_left_out_errors_equal_those_of_the_calibration():
     assert row["baseline"] == pytest.approx(np.abs(line.baseline).mean(), abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cos_low": pl.lit(0.1)}, "got the same in all or all but one in .'cos_low'."),
+        ({"cos_low": pl.lit(float("nan"))}, "a finite number for every task, got none for some in .'cos_low'."),
+        (
+            {"cos_low": pl.when(pl.col("task") == "add").then(None).otherwise("cos_low")},
+            "got none for some in .'cos_low'.",
+        ),
+        ({"auc": pl.lit(0.5)}, "got the same in all or all but one in .'auc'."),
+    ],
+)
+def test_predictors_that_cannot_be_judged_are_named(change, message):
+    table = study_table(study_curves(), study_numbers()).with_columns(**change)
+    with pytest.raises(ValueError, match=f"compare_predictors: needs .*{message}"):
+        compare_predictors(table, ["cos_low"], seed=0)
+
+
+def test_comparisons_without_tasks_columns_or_draws_say_so():
+    table = study_table(study_curves(), study_numbers())
+    with pytest.raises(ValueError, match=r"got no \['temperature'\]"):
+        compare_predictors(table, ["temperature"], seed=0)
+    with pytest.raises(ValueError, match="at least 4 tasks, got 3"):
+        compare_predictors(table[:3], ["cos_low"], seed=0)
+    with pytest.raises(ValueError, match=r"level in \(0, 1\) and draws of at least 1, got 2 and 0"):
+        compare_predictors(table, ["cos_low"], seed=0, level=2, draws=0)
+
+
+def test_a_mean_curve_never_mixes_seeds_of_different_budgets():
+    curves = study_curves()
+    stopped = curves.filter(~((pl.col("task") == "copy") & (pl.col("seed") == 1) & (pl.col("n") == 1000)))
+    with pytest.raises(ValueError, match=r"same budgets for all seeds, got 356 rows, uneven tasks \['copy'\]"):
+        study_table(stopped, study_numbers())
+    with pytest.raises(ValueError, match="got 0 rows"):
+        study_table(curves.clear(), study_numbers())
+    with pytest.raises(ValueError, match=r"unknown ones \['other'\]"):
+        study_table(curves.with_columns(task=pl.lit("other")), study_numbers())
+    with pytest.raises(ValueError, match="pool and test must be at least 1, got 5 and 0"):
+        study_task("copy", pool=5, test=0)
+
+
+def test_intervals_of_the_study_hold_their_values_and_are_symmetric():
+    numbers = study_numbers()
+    value, low, high = (numbers[c].to_numpy() for c in ("cos_low", "cos_low_low", "cos_low_high"))
+    assert (low < value).all() and (value < high).all()
+    assert np.allclose(value - low, high - value, atol=1e-4), "an interval by subsampling is symmetric about its value"
+
+
+def test_an_answer_that_cannot_be_generated_is_refused(bpe):
+    longest = max(map(len, bpe.tokenizer.encode(list(COPY.test_answers))))
+    exact_match(bpe.model, bpe.tokenizer, COPY, max_new_tokens=longest)
+    with pytest.raises(
+        ValueError, match="must hold the longest expected answer, got 1 for 2 tokens in 'copy the first"
+    ):
+        exact_match(bpe.model, bpe.tokenizer, COPY, max_new_tokens=1)
+
+
 def test_every_predictor_is_reported():
     verdict = compare_predictors(study_table(study_curves(), study_numbers()), seed=0)
     assert verdict["predictor"].to_list() == list(study_predictors)

@@ -6,9 +6,10 @@
 __all__ = ['confidence', 'chat_prompts', 'select_low_confidence', 'CosLow', 'cos_low']
 
 # %% ../nbs/41_coslow.ipynb #dda4077d
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 import inspect
+from operator import index
 from typing import Any, SupportsIndex
 import warnings
 
@@ -36,7 +37,7 @@ def confidence(
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
     tok = as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
-    _check_prompts(model, given, max_new_tokens, batch_size)
+    _check_prompts(model, given, max_new_tokens, batch_size, exclude)
     silent = frozenset(exclude) | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     stop = _stop_ids(model, tok)
     order = sorted(range(len(given)), key=lambda i: -len(given[i]))
@@ -58,7 +59,12 @@ def confidence(
     ).sort("i")
 
 
-def _prompt_ids(tok: Any, prompts: Sequence[Any], bos: int | bool | None) -> list[list[int]]:
+def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int]]:
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
+        raise TypeError(
+            f"confidence: prompts must be a list of texts or of token ids, got {type(prompts).__name__}. Put a single prompt into a list."
+        )
+    prompts = list(prompts)
     texts = [p for p in prompts if isinstance(p, str)]
     if texts and len(texts) != len(prompts):
         raise TypeError(
@@ -69,13 +75,34 @@ def _prompt_ids(tok: Any, prompts: Sequence[Any], bos: int | bool | None) -> lis
         encoded = [list(ids) for ids in tok.encode(texts)]
         # a template may have written the beginning-of-text id already
         return encoded if all(ids[: len(start)] == start for ids in encoded) else [start + ids for ids in encoded]
-    return [[int(t) for t in ids] for ids in prompts]
+    try:
+        return [[index(t) for t in ids] for ids in prompts]
+    except TypeError:
+        raise TypeError(
+            f"confidence: token ids must be lists of whole numbers, got {prompts[:3]!r}. Pass texts, or the ids of each prompt."
+        ) from None
 
 
-def _check_prompts(model: Any, given: list[list[int]], max_new_tokens: int, batch_size: int) -> None:
+def _check_prompts(
+    model: Any, given: list[list[int]], max_new_tokens: int, batch_size: int, exclude: Collection[int]
+) -> None:
+    if not callable(getattr(model, "get_input_embeddings", None)):
+        raise TypeError(
+            f"confidence: the model must be a causal LM in Hugging Face form, got {type(model).__name__}. "
+            "Pass e.g. AutoModelForCausalLM.from_pretrained(...)."
+        )
     problems = [] if given else ["at least one prompt, got none"]
-    if max_new_tokens < 1 or batch_size < 1:
-        problems.append(f"max_new_tokens and batch_size of at least 1, got {max_new_tokens} and {batch_size}")
+    whole = all(isinstance(k, (int, np.integer)) and k >= 1 for k in (max_new_tokens, batch_size))
+    if not whole:
+        problems.append(
+            f"max_new_tokens and batch_size that are whole numbers of at least 1, got {max_new_tokens!r} and {batch_size!r}"
+        )
+    if (
+        isinstance(exclude, str)
+        or not isinstance(exclude, Collection)
+        or not all(isinstance(t, SupportsIndex) for t in exclude)
+    ):
+        problems.append(f"exclude as a collection of token ids, got {exclude!r}")
     empty = [i for i, ids in enumerate(given) if not ids]
     if empty:
         problems.append(f"at least one token in each prompt, got none in {empty[:5]}")
@@ -84,7 +111,7 @@ def _check_prompts(model: Any, given: list[list[int]], max_new_tokens: int, batc
     if foreign:
         problems.append(f"token ids in [0, {size}), got others in {foreign[:5]}")
     limit = getattr(model.config, "max_position_embeddings", None)
-    long = [i for i, ids in enumerate(given) if limit is not None and len(ids) + max_new_tokens - 1 > limit]
+    long = [i for i, ids in enumerate(given) if limit is not None and whole and len(ids) + max_new_tokens - 1 > limit]
     if long:
         problems.append(f"prompt and answer within {limit} positions, got more in {long[:5]}")
     if problems:
@@ -196,14 +223,15 @@ def select_low_confidence(
     small_pool: bool = False,  # True: where the share holds fewer than `n`, take the `n` least confident
 ) -> pl.DataFrame:  # `i`, the measure, `rank` from the least confident (0), `pool` (its size), `share` of it drawn from, `seed`; in the order of `i`
     "A seeded draw of `n` from the least confident `fraction` of the pool."
-    frame = confidences if isinstance(confidences, pl.DataFrame) else _as_frame(confidences, measure)
-    lacking = [c for c in ("i", measure) if c not in frame.columns]
-    if lacking or not 0 < fraction <= 1 or n < 2:
+    if measure not in ("confidence", "perplexity"):
         raise ValueError(
-            f"select_low_confidence: needs columns 'i' and {measure!r}, fraction in (0, 1] and n >= 2, got columns {frame.columns}, "
-            f"fraction={fraction}, n={n}. Pass the frame of confidence(...)."
+            f"select_low_confidence: measure must be 'confidence' or 'perplexity', got {measure!r}. Rename the column: low confidence and "
+            "high perplexity come first."
         )
-    pool = frame.select("i", pl.col(measure).cast(pl.Float64).fill_nan(None)).drop_nulls(measure)
+    frame = confidences if isinstance(confidences, pl.DataFrame) else _as_frame(confidences, measure)
+    _check_draw(frame, measure, fraction, n)
+    value = pl.col(measure).cast(pl.Float64)
+    pool = frame.select("i", value).filter(value.is_finite())
     if pool.height < frame.height:
         warnings.warn(
             f"select_low_confidence: {frame.height - pool.height} of {frame.height} examples have no {measure} and are left out.",
@@ -239,14 +267,36 @@ def select_low_confidence(
     )
 
 
+def _check_draw(frame: pl.DataFrame, measure: str, fraction: float, n: int) -> None:
+    lacking = [c for c in ("i", measure) if c not in frame.columns]
+    problems = [f"columns 'i' and {measure!r}, got columns {frame.columns}"] if lacking else []
+    if not lacking:
+        if frame["i"].has_nulls() or frame["i"].is_duplicated().any():
+            problems.append("each example once in 'i', got repeated or missing ones")
+        if not (frame.schema[measure].is_numeric() or frame.schema[measure] == pl.Null):
+            problems.append(f"numbers in {measure!r}, got {frame.schema[measure]}")
+    if not (isinstance(n, (int, np.integer)) and n >= 2 and 0 < fraction <= 1):
+        problems.append(f"fraction in (0, 1] and a whole n >= 2, got fraction={fraction}, n={n}")
+    if problems:
+        raise ValueError(
+            f"select_low_confidence: needs {'; needs '.join(problems)}. Pass the frame of confidence(...), or one number for each prompt."
+        )
+
+
 def _as_frame(values: Any, measure: str) -> pl.DataFrame:
-    numbers = [None if v is None else float(v) for v in values]
+    try:
+        numbers = [None if v is None else float(v) for v in values]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"select_low_confidence: needs the frame of confidence(...) or one number for each prompt, got {type(values).__name__}. "
+            "Collect a LazyFrame; pass numbers, or None where there is none."
+        ) from None
     return pl.DataFrame({"i": range(len(numbers)), measure: numbers}, schema={"i": pl.Int64, measure: pl.Float64})
 
 # %% ../nbs/41_coslow.ipynb #3af4b834
 @dataclass(frozen=True)
 class CosLow:
-    "Median pairwise gradient cosine, with a resampling interval."
+    "Median pairwise gradient cosine, with a subsampling interval."
 
     value: float  # In [-1, 1]; high means that examples pull the same way, and few are needed
     low: float | None  # Lower end of the interval; None below 8 examples
@@ -254,8 +304,9 @@ class CosLow:
     n: int  # Examples used
     n_pairs: int  # Their pairs
     level: float  # Stated share of the interval
-    seed: int  # Seed of the resampling
+    seed: int  # Seed of the subsamples
     notes: tuple[str, ...] = ()  # What a reader must know: left-out examples, duplicates, few examples
+    weights: str | None = None  # Kind of gradient, as in the Gram; None: made from a frame, which does not say
 
     def __float__(self) -> float:
         return self.value
@@ -264,15 +315,18 @@ class CosLow:
 def cos_low(
     gram: Gram | pl.DataFrame,  # Of `gradient_gram`, or its frame (then rows with layer `all` count)
     *,
-    seed: int = 0,  # Seed of the resampling, recorded in the result
+    seed: int = 0,  # Seed of the subsamples, recorded in the result
     level: float = 0.95,  # Share of the interval, in (0, 1)
-    draws: int = 2000,  # Resamplings
+    draws: int = 2000,  # Subsamples of half of the examples
 ) -> CosLow:  # Value, interval, number of examples and pairs, notes
-    "Median of the pairwise cosines, with a bootstrap interval over examples."
-    cosine, told = (gram.cosine, gram.notes) if isinstance(gram, Gram) else _matrix(gram)
-    if not 0 < level < 1 or draws < 1:
+    "Median of the pairwise cosines, with a subsampling interval over examples."
+    if isinstance(gram, Gram):
+        cosine, told = np.where(np.isfinite(gram.dot), gram.cosine, np.nan), gram.notes
+    else:
+        cosine, told = _matrix(gram)
+    if not 0 < level < 1 or not isinstance(draws, (int, np.integer)) or draws < 1:
         raise ValueError(
-            f"cos_low: level must be in (0, 1) and draws at least 1, got {level} and {draws}. Keep the defaults 0.95 and 2000."
+            f"cos_low: level must be in (0, 1) and draws a whole number of at least 1, got {level} and {draws}. Keep the defaults 0.95 and 2000."
         )
     usable = np.isfinite(np.diag(cosine)) if isinstance(gram, Gram) else np.isfinite(cosine).any(1)
     left_out = np.flatnonzero(~usable).tolist()
@@ -293,22 +347,22 @@ def cos_low(
     notes += [f"examples {left_out} have no cosine and are left out"] if left_out else []
     notes += [f"{n} examples only; the published value takes 32"] if n < 32 else []
     low = high = None
+    value = float(np.median(pairs))
     if n >= 8:
-        medians = _resampled(pairs, i, j, n, draws, seed)
-        low, high = (float(q) for q in np.quantile(medians, [(1 - level) / 2, (1 + level) / 2]))
-    return CosLow(float(np.median(pairs)), low, high, n, pairs.size, level, seed, tuple(notes))
+        half_width = float(np.quantile(np.abs(_subsampled(kept, draws, seed) - value), level))
+        half_width *= (n // 2 / (n - n // 2)) ** 0.5  # from the spread about the sample to that about the truth
+        low, high = max(value - half_width, -1.0), min(value + half_width, 1.0)
+    weights = gram.weights if isinstance(gram, Gram) else None
+    return CosLow(value, low, high, n, pairs.size, level, seed, tuple(notes), weights)
 
 
-def _resampled(
-    pairs: Float[np.ndarray, " pairs"], i: Any, j: Any, n: int, draws: int, seed: int
-) -> Float[np.ndarray, " draws"]:
-    order = np.argsort(pairs, kind="stable")
-    counts = derive_rng(seed, "cos_low").multinomial(n, np.full(n, 1 / n), size=draws)
-    medians = np.empty(draws)
-    for draw, count in enumerate(counts):
-        reached = np.cumsum((count[i] * count[j])[order])
-        medians[draw] = pairs[order[np.searchsorted(reached, reached[-1] / 2)]]
-    return medians
+def _subsampled(cosine: Float[np.ndarray, "n n"], draws: int, seed: int) -> Float[np.ndarray, " draws"]:
+    "Median pair of each of `draws` random halves of the examples."
+    n = len(cosine)
+    i, j = np.triu_indices(n // 2, 1)
+    rng = derive_rng(seed, "cos_low")
+    halves = (rng.permutation(n)[: n // 2] for _ in range(draws))
+    return np.array([np.median(cosine[half[i], half[j]]) for half in halves])
 
 
 def _matrix(frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n n"], tuple[str, ...]]:
@@ -320,8 +374,16 @@ def _matrix(frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n n"], tuple[str, .
     names = sorted(set(rows["i"].to_list()) | set(rows["j"].to_list()))
     at = {name: k for k, name in enumerate(names)}
     matrix = np.full((len(names), len(names)), np.nan)
-    for i, j, cosine in rows.select("i", "j", "cosine").iter_rows():
+    cosines = rows["cosine"].fill_nan(None)
+    # a cosine made in float32 may pass 1 by a rounding
+    beyond = cosines.filter(cosines.abs() > 1 + 1e-6)
+    if beyond.len():
+        raise ValueError(
+            f"cos_low: cosines must lie in [-1, 1], got {beyond.to_list()[:3]}. Take the column of a Gram's frame as it is."
+        )
+    for i, j, cosine in zip(rows["i"], rows["j"], cosines, strict=True):
         matrix[at[i], at[j]] = matrix[at[j], at[i]] = np.nan if cosine is None else cosine
-    if (~np.isnan(matrix)).sum() != 2 * rows["cosine"].count():
+    if (~np.isnan(matrix)).sum() != 2 * cosines.count():
         raise ValueError("cos_low: needs each pair once, got both directions. Keep the rows with i < j.")
-    return matrix, ()
+    equal = int((cosines > 1 - 1e-9).sum())
+    return matrix, (f"{equal} pairs have a cosine of 1; look for duplicate examples",) if equal else ()

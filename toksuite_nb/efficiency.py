@@ -53,7 +53,7 @@ def efficiency_points(
     require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples, as the published code does
 ) -> pl.DataFrame:  # `n`, `metric` (null: not measured), `cleaned`, `share` of the gap, `log2_budget` in [0, 1]
     "Cleaned and normalised data-efficiency curve: steps 1 to 9 of the published algorithm."
-    points = _points(curve, human, require_zero_shot)
+    points = _points(curve, human, require_zero_shot, "efficiency_points")
     kept = {n: metric for n, metric in points.items() if n == 0 or anchors[0] <= n <= anchors[-1]}
     best = max(kept.values())
     ceiling = best if human is None else max(human, best)
@@ -80,12 +80,12 @@ def _position(n: Shaped[np.ndarray, " n"], largest: int = anchors[-1]) -> Float[
     return np.log2(np.maximum(n, 1)) / np.log2(largest)
 
 
-def _points(curve: Any, human: float | int | None, require_zero_shot: bool) -> dict[int, float]:
+def _points(curve: Any, human: Any, require_zero_shot: bool, where: str) -> dict[int, float]:
     if isinstance(curve, pl.DataFrame):
-        curve = _one_curve(curve)
+        curve = _one_curve(curve, where)
     elif not isinstance(curve, Mapping):
         raise TypeError(
-            f"efficiency_points: a curve is a mapping or a frame, got {type(curve).__name__}. "
+            f"{where}: a curve is a mapping or a frame, got {type(curve).__name__}. "
             "Pass {0: 0.41, 50: 0.63, ...} or rows of a curves frame."
         )
     bad = [f"n={n!r}" for n in curve if not _is_budget(n)]
@@ -93,33 +93,37 @@ def _points(curve: Any, human: float | int | None, require_zero_shot: bool) -> d
     bad += [] if human is None or _is_fraction(human) else [f"human={human!r}"]
     if bad:
         raise ValueError(
-            "efficiency_points: budgets must be whole numbers >= 0 and metrics numbers in [0, 1], got "
+            f"{where}: budgets must be whole numbers >= 0 and metrics numbers in [0, 1], got "
             f"{', '.join(bad[:5])}. Divide percentages by 100; choose one metric per budget."
         )
     points = {int(n): float(m) for n, m in curve.items()}
     if len(points) < len(curve):
         raise ValueError(
-            f"efficiency_points: each budget must stand once, got {sorted(map(str, curve))}. Keep one metric per budget."
+            f"{where}: each budget must stand once, got {sorted(map(str, curve))}. Keep one metric per budget."
         )
     if not any(anchors[0] <= n <= anchors[-1] for n in points):
         raise ValueError(
-            f"efficiency_points: needs a budget between {anchors[0]} and {anchors[-1]}, got {sorted(points)}. "
+            f"{where}: needs a budget between {anchors[0]} and {anchors[-1]}, got {sorted(points)}. "
             "Measure at least one."
         )
     if require_zero_shot and 0 not in points:
+        otherwise = (
+            ", or pass require_zero_shot=False to take the first value as the floor (the area then lacks the first 46 % of the axis)"
+            if where == "efficiency_points"
+            else ""
+        )
         raise ValueError(
-            f"efficiency_points: needs the zero-shot metric at n=0, got budgets {sorted(points)}. Measure it, or pass "
-            "require_zero_shot=False to take the first value as the floor (the area then lacks the first 46 % of the axis)."
+            f"{where}: needs the zero-shot metric at n=0, got budgets {sorted(points)}. Measure it{otherwise}."
         )
     return points
 
 
-def _one_curve(df: pl.DataFrame) -> dict[int, float]:
-    check_frame(df, curve_schema, "efficiency_points")
+def _one_curve(df: pl.DataFrame, where: str) -> dict[int, float]:
+    check_frame(df, curve_schema, where)
     if df["n"].is_duplicated().any():
         found = df.select("model", "task", "seed").unique().sort("model", "task", "seed").rows()
         raise ValueError(
-            f"efficiency_points: takes one curve, got repeated budgets from {found[:3]}. "
+            f"{where}: takes one curve, got repeated budgets from {found[:3]}. "
             "Filter one model, task and seed, or average over seeds first."
         )
     return dict(df.select("n", "metric").iter_rows())
@@ -131,8 +135,14 @@ def _is_budget(n: Any) -> bool:
     return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and bool(n >= 0)
 
 
+def _is_number(m: Any) -> bool:
+    return (
+        isinstance(m, (int, float, np.integer, np.floating)) and not isinstance(m, bool) and bool(-np.inf < m < np.inf)
+    )
+
+
 def _is_fraction(m: Any) -> bool:
-    return isinstance(m, (int, float, np.number)) and not isinstance(m, bool) and bool(0 <= m <= 1)
+    return _is_number(m) and bool(0 <= m <= 1)
 
 # %% ../nbs/42_efficiency.ipynb #957d51e9
 def efficiency_auc(
@@ -167,10 +177,14 @@ def efficiency_table(
 ):  # `model`, `task`, `seed`, `auc`, `auc_linear`, `floor`, `ceiling`, `carried` (anchors), `repaired` (a dip)
     "Areas of many curves, and what was filled in or evened out for each."
     check_frame(curves, curve_schema, "efficiency_table")
+    scores = _scores(human, "efficiency_table")
     rows = []
     for (model, task, seed), curve in sorted(curves.group_by("model", "task", "seed"), key=lambda pair: str(pair[0])):
-        score = (human or {}).get(str(task))
-        points = efficiency_points(curve, score, require_zero_shot=require_zero_shot)
+        score = scores.get(str(task))
+        try:
+            points = efficiency_points(curve, score, require_zero_shot=require_zero_shot)
+        except ValueError as error:
+            raise ValueError(f"{error} This curve is of model {model!r}, task {task!r}, seed {seed}.") from None
         share, measured = points["share"].to_numpy(), points.filter(pl.col("metric").is_not_null())
         best = float(measured["metric"].to_numpy().max())
         rows.append(
@@ -201,6 +215,20 @@ def efficiency_table(
         },
     )
 
+
+def _scores(human: Any, where: str) -> Mapping[str, float | int | None]:
+    found = {} if human is None else human
+    if not isinstance(found, Mapping) or not all(h is None or _is_fraction(h) for h in found.values()):
+        wrong = (
+            {t: h for t, h in found.items() if not (h is None or _is_fraction(h))}
+            if isinstance(found, Mapping)
+            else human
+        )
+        raise ValueError(
+            f"{where}: human must map tasks to scores in [0, 1] or None, got {wrong}. Divide percentages by 100."
+        )
+    return found
+
 # %% ../nbs/42_efficiency.ipynb #6884ce5e
 @dataclass(frozen=True)
 class EfficiencyCurve:
@@ -212,14 +240,14 @@ class EfficiencyCurve:
     largest: int = anchors[-1]  # Budget where the curve reaches 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.auc < 1:
+        if not (_is_number(self.auc) and 0 < self.auc < 1):
             raise ValueError(
                 f"EfficiencyCurve: auc must be strictly between 0 and 1, got {self.auc}. A value outside comes from a "
                 "calibration of another model family, or from a percentage."
             )
-        if self.largest < 2:
+        if not (_is_budget(self.largest) and int(self.largest) >= 2):
             raise ValueError(
-                f"EfficiencyCurve: largest must be at least 2 examples, got {self.largest}. The published axis ends at 5000."
+                f"EfficiencyCurve: largest must be a whole number of at least 2 examples, got {self.largest}. The published axis ends at 5000."
             )
 
     @property
@@ -232,17 +260,22 @@ class EfficiencyCurve:
         x: Float[np.ndarray, " n"],  # Position on the log2 budget axis; 0 = one example, 1 = the largest budget
     ) -> Float[np.ndarray, " n"]:  # In [0, 1]
         "Share of the zero-shot-to-ceiling gap closed at each position `x`."
-        return np.asarray(x, dtype=float) ** self.exponent
+        position = _numbers(x, "EfficiencyCurve", "positions")
+        if not ((position >= 0) & (position <= 1)).all():
+            raise ValueError(
+                f"EfficiencyCurve: positions must lie in [0, 1], got {position.tolist()}. Numbers of examples go into share(...)."
+            )
+        return position**self.exponent
 
     def share(
         self,
         n: Sequence[float | SupportsIndex] | Shaped[np.ndarray, " n"],  # Labelled examples, from 0 to `largest`
     ) -> Float[np.ndarray, " n"]:  # In [0, 1]
         "Share of the gap closed with each of `n` examples."
-        budgets = np.asarray(n)
+        budgets = _numbers(n, "EfficiencyCurve.share", "budgets")
         if budgets.size and not (budgets.min() >= 0 and budgets.max() <= self.largest):
             raise ValueError(
-                f"EfficiencyCurve.share: budgets must lie in [0, {self.largest}], got {budgets.min()} to {budgets.max()}. "
+                f"EfficiencyCurve.share: budgets must lie in [0, {self.largest}], got {budgets.min():g} to {budgets.max():g}. "
                 "Nothing is known beyond the largest budget."
             )
         return self(_position(budgets, self.largest))
@@ -252,12 +285,19 @@ class EfficiencyCurve:
         share: float | int,  # Of the gap between zero-shot and ceiling, in [0, 1]
     ) -> float:  # Labelled examples, from 0 to `largest`
         "Examples needed to close `share` of the gap."
-        if not 0 <= share <= 1:
+        if not _is_fraction(share):
             raise ValueError(
                 f"EfficiencyCurve.examples: share must be in [0, 1], got {share}. Convert an accuracy first: "
                 "(accuracy - zero_shot) / (ceiling - zero_shot), or use labels_needed."
             )
         return 0.0 if share == 0 else float(2 ** (share ** (1 / self.exponent) * np.log2(self.largest)))
+
+
+def _numbers(values: Any, where: str, what: str) -> Float[np.ndarray, "..."]:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where}: {what} must be numbers, got {values!r}. Pass a list or an array of them.") from None
 
 # %% ../nbs/42_efficiency.ipynb #4278f914
 @dataclass(frozen=True)
@@ -269,7 +309,8 @@ class CeilingCurve:
     half: float | int  # Labelled examples that close half of the gap, > 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.zero_shot < self.ceiling <= 1 or not 0 < self.half < float("inf"):
+        ends = _is_fraction(self.zero_shot) and _is_fraction(self.ceiling) and self.zero_shot < self.ceiling
+        if not (ends and _is_number(self.half) and self.half > 0):
             raise ValueError(
                 f"CeilingCurve: needs 0 <= zero_shot < ceiling <= 1 and half > 0, got {self.zero_shot}, {self.ceiling} and "
                 f"{self.half}. Fit it with fit_ceiling(curve)."
@@ -280,10 +321,10 @@ class CeilingCurve:
         n: Sequence[float | SupportsIndex] | Shaped[np.ndarray, " n"],  # Labelled examples, >= 0
     ) -> Float[np.ndarray, " n"]:  # From zero-shot up, below the ceiling
         "Expected metric with each of `n` examples."
-        budgets = np.asarray(n, dtype=float)
-        if not (budgets >= 0).all():
+        budgets = _numbers(n, "CeilingCurve.metric", "budgets")
+        if not ((budgets >= 0) & np.isfinite(budgets)).all():
             raise ValueError(
-                f"CeilingCurve.metric: budgets must be numbers >= 0, got {budgets.tolist()[:5]}. Correct them."
+                f"CeilingCurve.metric: budgets must be finite numbers >= 0, got {budgets.ravel().tolist()[:5]}. Correct them."
             )
         return self.zero_shot + (self.ceiling - self.zero_shot) * budgets / (budgets + self.half)
 
@@ -292,7 +333,7 @@ class CeilingCurve:
         target: float | int,  # Metric to reach, in [0, 1]
     ) -> float | None:  # Labelled examples; None: not reachable, because it is not below the ceiling
         "Examples needed until the curve reaches `target`."
-        if not 0 <= target <= 1:
+        if not _is_fraction(target):
             raise ValueError(
                 f"CeilingCurve.examples: target must be a metric in [0, 1], got {target}. Divide percentages by 100."
             )
@@ -311,6 +352,17 @@ class CeilingPrior:
     log_half_spread: float  # Its standard deviation, > 0
     strength: float  # Weight of the squared distances beside squared errors of the metric, >= 0
 
+    def __post_init__(self) -> None:
+        numbers = (self.rise, self.rise_spread, self.log_half, self.log_half_spread, self.strength)
+        if (
+            not all(_is_number(v) for v in numbers)
+            or min(self.rise_spread, self.log_half_spread) <= 0
+            or self.strength < 0
+        ):
+            raise ValueError(
+                f"CeilingPrior: needs finite numbers, spreads > 0 and strength >= 0, got {numbers}. Make it with ceiling_prior(curves)."
+            )
+
 
 def ceiling_prior(
     fitted: Sequence[CeilingCurve],  # Curves of other tasks, each fitted to all its budgets; at least 3
@@ -318,9 +370,17 @@ def ceiling_prior(
     strength: float = 0.003,  # See `CeilingPrior`
 ) -> CeilingPrior:
     "Means and spreads of fitted curves."
+    if not all(isinstance(c, CeilingCurve) for c in fitted):
+        raise TypeError(
+            f"ceiling_prior: needs a list of CeilingCurve, got {fitted!r:.60}. Fit each task's curve with fit_ceiling(curve)."
+        )
     rises = np.array([(c.ceiling - c.zero_shot) / (1 - c.zero_shot) for c in fitted])
     halves = np.log([c.half for c in fitted])
-    if len(fitted) < 3 or not (np.ptp(rises) > 0 and np.ptp(halves) > 0) or strength < 0:
+    if (
+        len(fitted) < 3
+        or not (np.ptp(rises) > 0 and np.ptp(halves) > 0)
+        or not (_is_number(strength) and strength >= 0)
+    ):
         raise ValueError(
             f"ceiling_prior: needs at least 3 different curves and strength >= 0, got {len(fitted)} curves and {strength}. Measure more tasks."
         )
@@ -332,10 +392,15 @@ def ceiling_prior(
 def fit_ceiling(
     curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame; with zero-shot
     *,
-    prior: CeilingPrior | None = None,  # What other tasks' curves look like; None: this curve alone
+    prior: CeilingPrior
+    | None = None,  # What other tasks' curves look like, which holds against a few points that fall, too; None: this curve alone
 ) -> CeilingCurve:  # Ceiling and half point
     "Least-squares curve with a ceiling through zero-shot and the measured budgets."
     zero_shot, budgets, metrics = _measured(curve, "fit_ceiling")
+    if not (prior is None or isinstance(prior, CeilingPrior)):
+        raise TypeError(
+            f"fit_ceiling: prior must be a CeilingPrior or None, got {prior!r:.60}. Make it with ceiling_prior(curves)."
+        )
     rise, half = _alone(zero_shot, budgets, metrics) if prior is None else _shrunk(zero_shot, budgets, metrics, prior)
     if rise <= 0:
         raise ValueError(
@@ -378,7 +443,7 @@ def _shrunk(
 
 def _measured(curve: Any, where: str) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     "Zero-shot, the budgets above it, and their metrics."
-    points = _points(curve, None, True)
+    points = _points(curve, None, True, where)
     budgets = sorted(n for n in points if n)
     if len(budgets) < 2:
         raise ValueError(
@@ -391,17 +456,38 @@ def _measured(curve: Any, where: str) -> tuple[float, Float[np.ndarray, " n"], F
 # %% ../nbs/42_efficiency.ipynb #e21a3c19
 def fit_power(
     curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame; with zero-shot
-    ceiling: float | int,  # Metric reached at `largest`, above zero-shot
+    ceiling: float | int,  # Metric reached at `largest`, above zero-shot and not below what was measured
     *,
-    largest: int = anchors[-1],  # Budget where the curve reaches the ceiling
+    largest: int = anchors[-1],  # Budget where the curve reaches the ceiling, not below those measured
 ) -> EfficiencyCurve:  # In shares of the gap between zero-shot and `ceiling`
     "Least-squares power curve through zero-shot and the measured budgets."
     zero_shot, budgets, metrics = _measured(curve, "fit_power")
-    if not zero_shot < ceiling <= 1:
+    best = float(metrics.max())
+    if not (_is_fraction(ceiling) and zero_shot < ceiling and best <= ceiling):
         raise ValueError(
-            f"fit_power: the ceiling must lie above zero-shot {zero_shot:g} and be at most 1, got {ceiling}. Give the human score, or "
-            "the best metric so far."
+            f"fit_power: the ceiling must lie above zero-shot {zero_shot:g}, not below the best metric {best:g}, and be at most 1, "
+            f"got {ceiling}. Give the human score, or the best metric so far if that is higher."
         )
+    if best <= zero_shot:
+        raise ValueError(
+            f"fit_power: the metric must rise above zero-shot {zero_shot:g}, got {metrics.tolist()} at {budgets.astype(int).tolist()}. "
+            "There is nothing to extrapolate."
+        )
+    if not (_is_budget(largest) and int(largest) >= budgets.max()):
+        raise ValueError(
+            f"fit_power: largest must be a whole number not below the budgets measured, got {largest} with {int(budgets.max())}. "
+            "Leave out what lies beyond, or raise it."
+        )
+    return _power(zero_shot, budgets, metrics, ceiling, largest)
+
+
+def _power(
+    zero_shot: float,
+    budgets: Float[np.ndarray, " n"],
+    metrics: Float[np.ndarray, " n"],
+    ceiling: float | int,
+    largest: int,
+) -> EfficiencyCurve:
     position, shares = _position(budgets, largest), (metrics - zero_shot) / (ceiling - zero_shot)
     grid = np.linspace(np.log(1e-3), np.log(1e3), 400)
     errors = [float(((position ** np.exp(g) - shares) ** 2).sum()) for g in grid]
@@ -419,27 +505,39 @@ def held_out_errors(
     human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; for the power curve only
     *,
     seen: int = 500,  # Largest budget that takes part in the fit
-) -> pl.DataFrame:  # `task`, `n_held` budgets, `power`, `ceiling` and `shrunk` (null below 5 tasks): root mean squared error of the metric there
+) -> pl.DataFrame:  # One row for each task with two budgets from 50 to `seen` and one beyond: `task`, `n_held` budgets, `power`, `ceiling` and `shrunk` (null below 5 tasks): root mean squared error of the metric there
     "How far the power curve and the curve with a ceiling, alone and with a prior of the other tasks, are from budgets they have not seen."
     check_frame(curves, curve_schema, "held_out_errors")
+    if not _is_budget(seen):
+        raise ValueError(
+            f"held_out_errors: seen must be a whole number of examples, got {seen!r}. Keep the default 500."
+        )
+    scores = _scores(human, "held_out_errors")
     split: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
     whole: dict[str, CeilingCurve] = {}
     for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
-        points = {n: m for n, m in _one_curve(rest).items() if n == 0 or anchors[0] <= n <= anchors[-1]}
+        measured = _points(rest, None, True, f"held_out_errors, task {name!r}")
+        points = {n: m for n, m in sorted(measured.items()) if n == 0 or anchors[0] <= n <= anchors[-1]}
         early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
         if late and len(early) >= 3 and points[0] < 1:
             split[str(name)] = (early, late)
             rise, half = _alone(*_measured(points, "held_out_errors"))
             if rise > 0:
                 whole[str(name)] = CeilingCurve(points[0], points[0] + rise, half)
+    if not split:
+        raise ValueError(
+            f"held_out_errors: needs a task with zero-shot below 1, two budgets from 50 to seen={seen} and one beyond, got none among "
+            f"{curves['task'].n_unique()}. Measure more budgets, or change seen."
+        )
     shrunk = _shrunk_errors(split, whole)
     rows = []
     for k, (task, (early, late)) in enumerate(split.items()):
-        score = (human or {}).get(task)
+        score = scores.get(task)
         top = max([*early.values(), *([] if score is None else [score])])
         power = ceiling = np.full(len(late), early[0])
         if top > early[0]:  # else nothing has risen, and no score says that it will
-            power = early[0] + (top - early[0]) * fit_power(early, top).share(list(late))
+            fitted = _power(*_measured(early, "held_out_errors"), top, anchors[-1])
+            power = early[0] + (top - early[0]) * fitted.share(list(late))
         rise, half = _alone(*_measured(early, "held_out_errors"))
         if rise > 0:
             ceiling = CeilingCurve(early[0], early[0] + rise, half).metric(list(late))
@@ -486,7 +584,7 @@ def _shrunk_errors(
 class Calibration:
     "A line from CoS-Low to AUC for one model family, with its errors on tasks left out."
 
-    family: str  # Model family and kind of gradient it holds for
+    family: str  # Model family it holds for
     slope: float | int  # c of AUC = c * CoS-Low + I
     intercept: float | int  # I
     source: str = ""  # Where the coefficients come from
@@ -499,6 +597,17 @@ class Calibration:
     share_residuals: Float[np.ndarray, "curves budgets"] = field(
         default_factory=lambda: np.zeros((0, len(anchors))), repr=False
     )  # Measured minus forecast share at the anchors, task left out
+    weights: str | None = (
+        None  # Kind of gradient it holds for, as in a Gram: `lora_b`, `seed_free`, `full`; None: not told
+    )
+
+    def __post_init__(self) -> None:
+        arrays = (self.residuals, self.baseline, self.share_residuals)
+        if not (_is_number(self.slope) and _is_number(self.intercept) and all(np.isfinite(a).all() for a in arrays)):
+            raise ValueError(
+                f"Calibration: coefficients and residuals must be finite, got slope={self.slope}, intercept={self.intercept} and "
+                f"{sum(int((~np.isfinite(a)).sum()) for a in arrays)} residuals that are not. Make it with calibrate(...)."
+            )
 
     def auc(
         self,
@@ -541,12 +650,14 @@ def calibrate(
     cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
     auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task, in the same order
     *,
-    family: str = "calibrated here",  # Model family and kind of gradient, for the record
+    family: str = "calibrated here",  # Model family, for the record
+    weights: str | None = None,  # Kind of gradient of the CoS-Low values, as given to `gradient_gram`; None: not told
     shares: Shaped[np.ndarray, "..."]
     | None = None,  # Measured share of the gap at the seven anchors, for curve intervals
 ) -> Calibration:  # Coefficients, left-out residuals, and those of the baseline
     "Least-squares line from CoS-Low to AUC, with leave-one-out errors beside the mean-of-others baseline."
-    x, y = np.asarray(cos_low, dtype=float), np.asarray(auc, dtype=float)
+    x, y = _numbers(cos_low, "calibrate", "cos_low"), _numbers(auc, "calibrate", "auc")
+    shares = None if shares is None else _numbers(shares, "calibrate", "shares")
     _check_tasks(x, y, shares)
     slope, intercept = np.polyfit(x, y, 1)
     lines = [np.polyfit(np.delete(x, i), np.delete(y, i), 1) for i in range(x.size)]
@@ -565,10 +676,18 @@ def calibrate(
         family,
         float(slope),
         float(intercept),
-        f"least squares over {x.size} tasks",
+        f"least squares over {x.size} tasks; {_told(y - predicted, y - others)}",
         y - predicted,
         y - others,
         curve_errors,
+        weights,
+    )
+
+
+def _told(residuals: Float[np.ndarray, " tasks"], baseline: Float[np.ndarray, " others"]) -> str:
+    return (
+        f"mean absolute error of the AUC on left-out tasks {np.abs(residuals).mean():.3f}, "
+        f"of the mean of the others {np.abs(baseline).mean():.3f}"
     )
 
 
@@ -586,10 +705,15 @@ def _check_tasks(
             problems.append(
                 f"CoS-Low in [-1, 1] and AUC in [0, 1], got {[(float(x[i]), float(y[i])) for i in bad[:3]]} for tasks {bad[:3]}"
             )
-        if min(np.unique(np.delete(x, i)).size for i in range(x.size)) < 2:
-            problems.append("at least two different CoS-Low values after leaving any task out")
-    if shares is not None and np.shape(shares) != (x.size, len(anchors)):
-        problems.append(f"shares of shape ({x.size}, {len(anchors)}), got {np.shape(shares)}")
+        # values that differ by rounding only would give a line as steep as the rounding
+        elif min(np.ptp(np.delete(x, i)) for i in range(x.size)) < 1e-6:
+            problems.append(
+                "at least two different CoS-Low values after leaving any task out, got the same in all but one"
+            )
+    if shares is not None and shares.shape != (x.size, len(anchors)):
+        problems.append(f"shares of shape ({x.size}, {len(anchors)}), got {shares.shape}")
+    elif shares is not None and not ((shares >= 0) & (shares <= 1)).all():
+        problems.append(f"shares in [0, 1], got {shares[~((shares >= 0) & (shares <= 1))].tolist()[:3]}")
     if problems:
         raise ValueError(f"calibrate: needs {'; needs '.join(problems)}. Measure more tasks, or correct these.")
     if x.size < 8:
@@ -620,7 +744,7 @@ def preset(
     family: str,  # `"Llama-3.1-8B"`, `"Mistral-7B-v0.3"` or `"Qwen2.5-14B"`, with or without `-Instruct`
 ) -> Calibration:  # Published line; for Llama with left-out errors recomputed from the figure
     "Published calibration of a model family by name."
-    name = family.replace("-Instruct", "")
+    name = str(family).replace("-Instruct", "")
     if name not in _coefficients:
         raise KeyError(
             f"preset: no published coefficients for {family!r}. Known are {list(_coefficients)}. They do not carry over to other "
@@ -628,15 +752,14 @@ def preset(
         )
     slope, _, intercept, _ = _coefficients[name]
     if name != "Llama-3.1-8B":
-        return Calibration(name, slope, intercept, _readme)
+        return Calibration(name, slope, intercept, _readme, weights="lora_b")
     tasks = published_tasks().drop_nulls("cos_low")
     curves, human = published_curves(), dict(tasks.select("task", "human").iter_rows())
     points = [efficiency_points(curves.filter(pl.col("task") == task), human[task]) for task in tasks["task"]]
     shares = np.array([point.filter(pl.col("n").is_in(anchors))["share"].to_numpy() for point in points])
     fitted = calibrate(tasks["cos_low"].to_numpy(), tasks["auc"].to_numpy(), shares=shares)
-    return replace(
-        fitted, family=name, slope=slope, intercept=intercept, source=f"{_readme}; errors from its figure, 30 tasks"
-    )
+    source = f"{_readme}; from the 30 tasks of its figure: {_told(fitted.residuals, fitted.baseline)}"
+    return replace(fitted, family=name, slope=slope, intercept=intercept, source=source, weights="lora_b")
 
 # %% ../nbs/42_efficiency.ipynb #4290c42e
 Basis = Literal["measured shares", "auc only"]
@@ -657,7 +780,7 @@ def forecast(
     "Expected metric, or share of the gap, at each budget, with a prediction interval."
     curve, known = _curve(cos_low, auc, calibration, "forecast")
     floor, top = _ends(zero_shot, ceiling, "forecast")
-    asked = np.array(budgets, dtype=np.int64)
+    asked = _asked(budgets)
     curve.share(asked)
     bands, basis = _bands(curve, known, level)
     scaled = {name: floor + (top - floor) * values[asked] for name, values in bands.items()}
@@ -667,30 +790,53 @@ def forecast(
     return check_frame(out, forecast_schema, "forecast")
 
 
+def _asked(budgets: Any) -> Int[np.ndarray, " n"]:
+    given = _numbers(budgets, "forecast", "budgets")
+    if given.ndim != 1 or not (given == np.round(given)).all():
+        raise ValueError(
+            f"forecast: budgets must be a list of whole numbers of examples, got {budgets!r}. Pass e.g. (0, 50, 500)."
+        )
+    if given.size and not (given.min() >= 0 and given.max() <= anchors[-1]):
+        raise ValueError(
+            f"forecast: budgets must lie in [0, {anchors[-1]}], got {given.min():g} to {given.max():g}. Nothing is known beyond the largest budget."
+        )
+    return given.astype(np.int64)
+
+
 def _curve(
     cos_low: Any, auc: float | int | None, calibration: Calibration | str | None, where: str
 ) -> tuple[EfficiencyCurve, Calibration | None]:
     known = preset(calibration) if isinstance(calibration, str) else calibration
+    if not (known is None or isinstance(known, Calibration)):
+        raise TypeError(
+            f"{where}: calibration must be a Calibration or the name of a preset, got {known!r:.60}. Known presets are {list(_coefficients)}."
+        )
     if (cos_low is None) == (auc is None):
         raise ValueError(
             f"{where}: needs either cos_low or auc, got {'neither' if auc is None else 'both'}. Pass one of them."
         )
     if auc is None:
-        value = float(getattr(cos_low, "value", cos_low))
+        value = getattr(cos_low, "value", cos_low)
         if known is None:
             raise ValueError(
                 f"{where}: cos_low needs a calibration of its model family, got none. Pass calibration=preset(...) or "
                 f"calibrate(...); known presets are {list(_coefficients)}."
             )
-        if not -1 <= value <= 1:
+        if not (_is_number(value) and -1 <= value <= 1):
             raise ValueError(
-                f"{where}: cos_low must be a cosine in [-1, 1], got {value}. Pass the value of cos_low(gram)."
+                f"{where}: cos_low must be a cosine in [-1, 1], got {value!r}. Pass the value of cos_low(gram)."
             )
-        auc = known.auc(value)
-    curve = EfficiencyCurve(float(auc))
+        measured = getattr(cos_low, "weights", None)
+        if None not in (measured, known.weights) and measured != known.weights:
+            warnings.warn(
+                f"{where}: CoS-Low is of {measured!r} gradients and the calibration of {known.weights!r} gradients, which need another line.",
+                stacklevel=3,
+            )
+        auc = known.auc(float(value))
+    curve = EfficiencyCurve(auc)
     if not 0.05 <= auc <= 0.95:
         warnings.warn(
-            f"{where}: the predicted AUC {auc:.3f} lies outside [0.05, 0.95], where no task was ever measured.",
+            f"{where}: the predicted AUC {auc:.3f} lies outside [0.05, 0.95], where no published task lies.",
             stacklevel=3,
         )
     return curve, known
@@ -703,7 +849,7 @@ def _ends(zero_shot: float | int | None, ceiling: float | int | None, where: str
         )
     if zero_shot is None or ceiling is None:
         return 0.0, 1.0
-    if not 0 <= zero_shot < ceiling <= 1:
+    if not (_is_fraction(zero_shot) and _is_fraction(ceiling) and zero_shot < ceiling):
         raise ValueError(
             f"{where}: needs 0 <= zero_shot < ceiling <= 1, got zero_shot={zero_shot}, ceiling={ceiling}. "
             "Divide percentages by 100; where zero-shot is at the ceiling there is nothing to learn."
@@ -715,7 +861,7 @@ def _spread(residuals: Shaped[np.ndarray, "tasks budgets"], level: float) -> Sha
     "Half width that holds the `level` share of tasks, counting the task to come as one more."
     tasks = residuals.shape[0]
     rank = int(np.ceil(level * (tasks + 1) - 1e-9))
-    if not 0 < level < 1 or rank > tasks:
+    if rank > tasks:
         raise ValueError(
             f"forecast: level must be in (0, 1) and at most {tasks / (tasks + 1):.3f} with {tasks} calibration tasks, got {level}. "
             "Lower it, or calibrate on more tasks."
@@ -726,6 +872,8 @@ def _spread(residuals: Shaped[np.ndarray, "tasks budgets"], level: float) -> Sha
 def _bands(
     curve: EfficiencyCurve, known: Calibration | None, level: float
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], Basis | None]:
+    if not (_is_number(level) and 0 < level < 1):
+        raise ValueError(f"forecast: level must be in (0, 1), got {level!r}. Keep the default 0.9.")
     n = np.arange(curve.largest + 1)
     x, expected = _position(n, curve.largest), curve.share(n)
     if known is None or not known.residuals.size:
@@ -760,7 +908,12 @@ def interval_coverage(
     basis: Basis = "measured shares",  # What the intervals are made from; `auc only` ignores the curves of the others
 ) -> pl.DataFrame:  # `n` (an anchor), `tasks`, `held`: share of left-out tasks inside the band, `width`: mean width
     "Share of left-out tasks whose measured curve lies in its forecast band, at each anchor."
-    x, y, measured = np.asarray(cos_low, dtype=float), np.asarray(auc, dtype=float), np.asarray(shares, dtype=float)
+    if basis not in ("measured shares", "auc only"):
+        raise ValueError(
+            f"interval_coverage: basis must be 'measured shares' or 'auc only', got {basis!r}. Keep the default 'measured shares'."
+        )
+    x, y = _numbers(cos_low, "interval_coverage", "cos_low"), _numbers(auc, "interval_coverage", "auc")
+    measured = _numbers(shares, "interval_coverage", "shares")
     _check_tasks(x, y, measured)
     inside, widths = np.zeros(measured.shape), np.zeros(measured.shape)
     for i in range(x.size):
@@ -812,7 +965,7 @@ def labels_needed(
 ) -> LabelsNeeded:  # Expected number, interval, and whether the target can be reached at all
     "Labelled examples needed until the forecast reaches `target`."
     floor, top = _ends(zero_shot, ceiling, "labels_needed")
-    if not 0 <= target <= 1:
+    if not _is_fraction(target):
         raise ValueError(f"labels_needed: target must be a metric in [0, 1], got {target}. Divide percentages by 100.")
     curve, known = _curve(cos_low, auc, calibration, "labels_needed")
     bands, basis = _bands(curve, known, level)

@@ -41,7 +41,13 @@ class Task:
 
     def __post_init__(self) -> None:
         for field in ("prompts", "answers", "test_prompts", "test_answers"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+            given = getattr(self, field)
+            odd = given if isinstance(given, str) else next((t for t in given if not isinstance(t, str)), None)
+            if odd is not None:
+                raise TypeError(
+                    f"Task: needs lists of texts, got {'a str' if odd is given else repr(odd)} in {field} of {self.name!r}. Correct the lists."
+                )
+            object.__setattr__(self, field, tuple(given))
         problems = [
             f"as many {a} as {p}, got {len(getattr(self, a))} and {len(getattr(self, p))}"
             for p, a in (("prompts", "answers"), ("test_prompts", "test_answers"))
@@ -95,9 +101,11 @@ class FinetuneConfig:
     max_new_tokens: int = 30  # Longest answer in the evaluation
 
     def __post_init__(self) -> None:
-        budgets = list(self.budgets)
-        problems = [] if budgets else ["at least one budget, got none"]
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in budgets):
+        budgets = list(self.budgets) if isinstance(self.budgets, Sequence) else self.budgets
+        problems = [] if budgets != [] else ["at least one budget, got none"]
+        if not isinstance(budgets, list) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in budgets
+        ):
             problems.append(f"budgets that are whole numbers >= 0, got {budgets}")
         elif sorted(set(budgets)) != budgets:
             problems.append(f"budgets in rising order, each once, got {budgets}")
@@ -112,11 +120,14 @@ class FinetuneConfig:
         whole |= {} if self.epochs is None else {"epochs": self.epochs}
         problems += [f"{k} of at least 1, got {v!r}" for k, v in whole.items() if not isinstance(v, int) or v < 1]
         above = {"learning_rate": self.learning_rate, "clip": self.clip, "alpha": self.alpha}
-        problems += [f"{k} > 0, got {v!r}" for k, v in above.items() if not 0 < v < math.inf]
-        if not 0 <= self.warmup < 1 or not 0 <= self.weight_decay < math.inf:
-            problems.append(f"warmup in [0, 1) and weight_decay >= 0, got {self.warmup} and {self.weight_decay}")
+        problems += [f"{k} > 0, got {v!r}" for k, v in above.items() if not (_is_real(v) and 0 < v < math.inf)]
+        if not (_is_real(self.warmup) and 0 <= self.warmup < 1) or not (
+            _is_real(self.weight_decay) and 0 <= self.weight_decay < math.inf
+        ):
+            problems.append(f"warmup in [0, 1) and weight_decay >= 0, got {self.warmup!r} and {self.weight_decay!r}")
         if problems:
             raise ValueError(f"FinetuneConfig: needs {'; needs '.join(problems)}. Change these fields.")
+        object.__setattr__(self, "budgets", tuple(budgets))
 
     @property
     def content_hash(self) -> str:  # 32 hexadecimal digits
@@ -140,6 +151,10 @@ class FinetuneConfig:
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup))) / 2
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 # %% ../nbs/43_finetune.ipynb #9e5258fb
 def pool_order(
@@ -294,8 +309,15 @@ def exact_match(
     show: bool = False,  # Progress bar
 ) -> pl.DataFrame:  # `prompt`, `expected`, `answer` (as generated), `correct`
     "Greedy answers to the test prompts, and whether they are right."
+    tok = as_tokenizer(tokenizer)
+    longest = max(map(len, tok.encode(list(task.test_answers))))
+    if longest > max_new_tokens:
+        raise ValueError(
+            f"exact_match: max_new_tokens must hold the longest expected answer, got {max_new_tokens} for {longest} tokens in {task.name!r}. "
+            "Raise it, or shorten the answers."
+        )
     said = confidence(
-        model, tokenizer, list(task.test_prompts), max_new_tokens=max_new_tokens, batch_size=batch_size, show=show
+        model, tok, list(task.test_prompts), max_new_tokens=max_new_tokens, batch_size=batch_size, show=show
     )["answer"].to_list()
     return pl.DataFrame(
         {

@@ -24,7 +24,7 @@ import polars as pl
 import safetensors.torch
 import torch
 
-from .core import content_hash, derive_rng, progress
+from .core import check_frame, content_hash, curve_schema, derive_rng, progress
 from .coslow import confidence, cos_low, select_low_confidence
 from .efficiency import anchors, efficiency_points, efficiency_table
 from .finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
@@ -221,6 +221,10 @@ def study_task(
     "A task of the study: all its prompts are different, and those of the test set come first."
     if name not in _makers:
         raise KeyError(f"study_task: unknown task {name!r}. Known are {list(_makers)}.")
+    if pool < 1 or test < 1:
+        raise ValueError(
+            f"study_task: pool and test must be at least 1, got {pool} and {test}. Keep the defaults 5000 and 200."
+        )
     make = _makers[name][1]
     drawn = _different(name, make, pool + test)
     cut = min(test, len(drawn) // 4)
@@ -232,7 +236,7 @@ def _different(name: str, make: Maker, n: int) -> list[tuple[str, str]]:
     rng = derive_rng(0, "study task", name)
     found: dict[str, str] = {}
     misses = 0
-    while len(found) < n and misses < 5000:
+    while len(found) < n and misses < 5000:  # as many repeats in a row: the task has hardly another prompt
         prompt, answer = make(rng)
         misses = misses + 1 if prompt in found else 0
         found.setdefault(prompt, answer)
@@ -431,8 +435,8 @@ def _job(name: str, seed: int, recipe: FinetuneConfig, folder: str, cells: str) 
     curve = measure_curve(
         member.model, member.tokenizer, task, recipe, seeds=[seed], folder=cells, model_name=member.name, show=False
     )
-    # the zero-shot cell is named by model, tokenizer, task and recipe
-    path = Path(cells) / f"{content_hash('measures', curve['cell'][0], seed)}.json"
+    # the zero-shot cell is named by model, tokenizer, task and recipe; what is measured, and how, names the rest
+    path = Path(cells) / f"{content_hash('measures, subsampled intervals', curve['cell'][0], seed)}.json"
     if not path.exists():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "select_low_confidence: .* have no confidence")
@@ -506,7 +510,16 @@ def study_table(
     pl.DataFrame
 ):  # `task`, `auc`, `auc_sd` over seeds, `zero_shot`, `best`, `shares` at the anchors, and the predictors
     "One row per task: area of the mean curve, and the predictors' means over seeds."
+    check_frame(curves, curve_schema, "study_table")
     ceilings = dict(study_tasks().select("task", "ceiling").iter_rows())
+    budgets = curves.group_by("task", "seed").agg(pl.col("n").unique().sort())
+    uneven = budgets.group_by("task").agg(pl.col("n").n_unique()).filter(pl.col("n") > 1)["task"].sort().to_list()
+    foreign = curves.filter(~pl.col("task").is_in(list(ceilings)))["task"].unique().sort().to_list()
+    if curves.is_empty() or uneven or foreign:
+        raise ValueError(
+            f"study_table: needs curves of the study's tasks with the same budgets for all seeds, got {curves.height} rows, uneven tasks "
+            f"{uneven[:5]} and unknown ones {foreign[:5]}. Use study_curves(), or finish the run."
+        )
     areas = efficiency_table(curves, ceilings)
     rows = []
     for (task,), rest in curves.group_by("task", maintain_order=True):
@@ -536,11 +549,10 @@ def compare_predictors(
     draws: int = 4000,  # Resamplings of the tasks
 ) -> pl.DataFrame:  # `predictor`, `n`, `pearson`, `low`, `high`, `spearman`, `error` and `baseline` (mean absolute, left out), `gain`, `gain_low`, `gain_high`
     "Correlation of each predictor with the area, and its leave-one-out error beside the mean of the others."
+    _check_comparison(table, predictors, level, draws)
     table = table.sort("auc", *predictors)  # so that the draws do not depend on the order of the rows
     area = table["auc"].to_numpy()
     n = area.size
-    if n < 4:
-        raise ValueError(f"compare_predictors: needs at least 4 tasks, got {n}. Measure more.")
     picks = derive_rng(seed, "compare_predictors").integers(0, n, (draws, n))
     ends = [(1 - level) / 2, (1 + level) / 2]
     baseline = np.abs(area - (area.sum() - area) / (n - 1))
@@ -568,6 +580,36 @@ def compare_predictors(
             }
         )
     return pl.DataFrame(rows)
+
+
+def _check_comparison(table: pl.DataFrame, predictors: Sequence[str], level: float, draws: int) -> None:
+    lacking = [name for name in ("auc", *predictors) if name not in table.columns]
+    problems = [f"columns 'auc' and {list(predictors)}, got no {lacking}"] if lacking else []
+    if table.height < 4:
+        problems.append(f"at least 4 tasks, got {table.height}")
+    elif not lacking:
+        values = {
+            name: table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("auc", *predictors)
+        }
+        holes = [name for name, x in values.items() if not np.isfinite(x).all()]
+        # without its most extreme task a predictor must still differ, or the line through the others is arbitrary
+        flat = [
+            name
+            for name, x in values.items()
+            if name not in holes and np.ptp(np.sort(x)[1:]) * np.ptp(np.sort(x)[:-1]) == 0
+        ]
+        problems += [f"a finite number for every task, got none for some in {holes}"] if holes else []
+        problems += (
+            [f"predictors and areas that differ between tasks, got the same in all or all but one in {flat}"]
+            if flat
+            else []
+        )
+    if not 0 < level < 1 or draws < 1:
+        problems.append(f"level in (0, 1) and draws of at least 1, got {level} and {draws}")
+    if problems:
+        raise ValueError(
+            f"compare_predictors: needs {'; needs '.join(problems)}. Measure more, or leave these columns out."
+        )
 
 
 def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:

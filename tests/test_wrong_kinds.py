@@ -1,0 +1,190 @@
+"""Arguments of a wrong kind meet the functions' own messages. A process of its own asks, without the shape checks that would answer first."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAN = float("nan")
+
+
+def calls() -> dict[str, tuple[Callable[[], Any], str]]:
+    """What is asked, by name, and a part of the answer."""
+    from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
+    from toksuite_nb.efficiency import (
+        CeilingCurve,
+        CeilingPrior,
+        EfficiencyCurve,
+        calibrate,
+        ceiling_prior,
+        efficiency_auc,
+        efficiency_table,
+        fit_ceiling,
+        fit_power,
+        forecast,
+        held_out_errors,
+        interval_coverage,
+        labels_needed,
+        preset,
+        published_curves,
+    )
+    from toksuite_nb.finetune import FinetuneConfig, Task
+    from toksuite_nb.gradients import Gram
+
+    class Model:
+        config = None
+
+        def get_input_embeddings(self):
+            return SimpleNamespace(weight=np.zeros((259, 2)))
+
+    class Bytes:
+        specials, pieces = {"eos": 1}, [None] * 3 + [bytes([b]) for b in range(256)]
+
+        def encode(self, texts):
+            return [[b + 3 for b in t.encode()] for t in texts]
+
+    curve, whole, rows = (
+        {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
+        Gram(np.eye(9), np.zeros(9), "full"),
+        np.full((8, 7), 0.5),
+    )
+    x, y = np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8)
+    return {
+        "no prompts": (lambda: confidence(Model(), Bytes(), None), "list of texts or of token ids, got NoneType"),
+        "one flat list of ids": (lambda: confidence(Model(), Bytes(), [1, 2]), "whole numbers, got [1, 2]"),
+        "ids with fractions": (lambda: confidence(Model(), Bytes(), [[1.5]]), "whole numbers, got [[1.5]]"),
+        "no model": (
+            lambda: confidence(None, Bytes(), ["a"]),
+            "must be a causal LM in Hugging Face form, got NoneType",
+        ),
+        "half a token": (lambda: confidence(Model(), Bytes(), ["a"], max_new_tokens=2.5), "at least 1, got 2.5 and 16"),
+        "a text to exclude": (
+            lambda: confidence(Model(), Bytes(), ["a"], exclude="x"),
+            "collection of token ids, got 'x'",
+        ),
+        "an id to exclude": (lambda: confidence(Model(), Bytes(), ["a"], exclude=5), "collection of token ids, got 5"),
+        "words for confidences": (lambda: select_low_confidence(["a"] * 400), "one number for each prompt, got list"),
+        "a table of confidences": (lambda: select_low_confidence(np.zeros((20, 20))), "each prompt, got ndarray"),
+        "a lazy frame": (lambda: select_low_confidence(pl.LazyFrame({"i": [1]})), "each prompt, got LazyFrame"),
+        "half an example": (
+            lambda: select_low_confidence(np.zeros(400), n=2.5),
+            "a whole n >= 2, got fraction=0.1, n=2.5",
+        ),
+        "a bare matrix": (lambda: cos_low(np.eye(4)), "needs a polars DataFrame, got ndarray"),
+        "half a draw": (lambda: cos_low(whole, draws=2.5), "draws a whole number of at least 1, got 0.95 and 2.5"),
+        "a list as a curve": (lambda: efficiency_auc([0.1, 0.2]), "a curve is a mapping or a frame, got list"),
+        "a word as human score": (lambda: efficiency_auc(curve, "x"), "human='x'"),
+        "truth values as metrics": (lambda: efficiency_auc({0: False, 50: True}), "metric False at n=0"),
+        "a list of human scores": (
+            lambda: efficiency_table(published_curves(), [0.9]),
+            "human must map tasks to scores",
+        ),
+        "no area": (lambda: EfficiencyCurve(None), "auc must be strictly between 0 and 1, got None"),
+        "a word as an area": (lambda: EfficiencyCurve("x"), "auc must be strictly between 0 and 1, got x"),
+        "largest of no number": (lambda: EfficiencyCurve(0.5, NAN), "largest must be a whole number of at least 2"),
+        "largest with a fraction": (lambda: EfficiencyCurve(0.5, 2.5), "largest must be a whole number of at least 2"),
+        "words as budgets": (lambda: EfficiencyCurve(0.5).share(["a"]), "budgets must be numbers, got ['a']"),
+        "budgets as positions": (
+            lambda: EfficiencyCurve(0.5)([50, 500]),
+            "positions must lie in [0, 1], got [50.0, 500.0]",
+        ),
+        "no share": (lambda: EfficiencyCurve(0.5).examples(None), "share must be in [0, 1], got None"),
+        "a word as a ceiling": (
+            lambda: CeilingCurve(0.1, "x", 5),
+            "0 <= zero_shot < ceiling <= 1 and half > 0, got 0.1, x",
+        ),
+        "words as budgets of a ceiling": (
+            lambda: CeilingCurve(0.1, 0.5, 5).metric(["a"]),
+            "must be numbers, got ['a']",
+        ),
+        "no end of budgets": (lambda: CeilingCurve(0.1, 0.5, 5).metric([np.inf]), "finite numbers >= 0, got [inf]"),
+        "no target of a ceiling": (lambda: CeilingCurve(0.1, 0.5, 5).examples(None), "metric in [0, 1], got None"),
+        "words as curves": (lambda: ceiling_prior(["x"] * 4), "needs a list of CeilingCurve, got ['x', 'x'"),
+        "a prior without spread": (
+            lambda: CeilingPrior(0.5, 0, 5, 0, 0.003),
+            "spreads > 0 and strength >= 0, got (0.5, 0",
+        ),
+        "a word as a prior": (lambda: fit_ceiling(curve, prior="x"), "prior must be a CeilingPrior or None, got 'x'"),
+        "a word as a power's ceiling": (
+            lambda: fit_power(curve, "x"),
+            "not below the best metric 0.5, and be at most 1",
+        ),
+        "seen of no number": (lambda: held_out_errors(published_curves(), seen=NAN), "seen must be a whole number"),
+        "words as CoS-Low": (lambda: calibrate(["a"] * 9, ["b"] * 9), "cos_low must be numbers, got ['a', 'a'"),
+        "no tasks": (lambda: calibrate(None, None), "one CoS-Low and one AUC per task, got shapes () and ()"),
+        "a word as one CoS-Low": (lambda: forecast("x", calibration="Llama-3.1-8B"), "a cosine in [-1, 1], got 'x'"),
+        "a list as one CoS-Low": (
+            lambda: forecast([0.3], calibration="Llama-3.1-8B"),
+            "a cosine in [-1, 1], got [0.3]",
+        ),
+        "a word as a forecast's area": (lambda: forecast(auc="x"), "auc must be strictly between 0 and 1, got x"),
+        "half a budget": (lambda: forecast(auc=0.5, budgets=[1.5]), "list of whole numbers of examples, got [1.5]"),
+        "one budget": (lambda: forecast(auc=0.5, budgets=5), "list of whole numbers of examples, got 5"),
+        "no number as a budget": (lambda: forecast(auc=0.5, budgets=[NAN]), "whole numbers of examples, got [nan]"),
+        "budgets in a table": (
+            lambda: forecast(auc=0.5, budgets=np.array([[50]])),
+            "list of whole numbers of examples",
+        ),
+        "a word as a budget": (lambda: forecast(auc=0.5, budgets=["a"]), "budgets must be numbers, got ['a']"),
+        "a number as a calibration": (
+            lambda: forecast(0.3, calibration=5),
+            "a Calibration or the name of a preset, got 5",
+        ),
+        "no level": (lambda: forecast(auc=0.5, level=None), "level must be in (0, 1), got None"),
+        "words as ends": (
+            lambda: labels_needed(0.7, "x", 0.9, auc=0.5),
+            "0 <= zero_shot < ceiling <= 1, got zero_shot=x",
+        ),
+        "a truth value as a target": (lambda: labels_needed(True, 0.5, 0.9, auc=0.5), "metric in [0, 1], got True"),
+        "no target": (lambda: labels_needed(None, 0.5, 0.9, auc=0.5), "metric in [0, 1], got None"),
+        "no family": (lambda: preset(None), "no published coefficients for None"),
+        "an unknown basis": (
+            lambda: interval_coverage(x, y, rows, level=0.8, basis="x"),
+            "basis must be 'measured shares'",
+        ),
+        "one text as prompts": (lambda: Task("t", "abc", "xyz", ["q"], ["r"]), "lists of texts, got a str in prompts"),
+        "numbers as prompts": (lambda: Task("t", [1], ["2"], ["q"], ["r"]), "lists of texts, got 1 in prompts"),
+        "a word as a rate": (lambda: FinetuneConfig("x"), "learning_rate > 0, got 'x'"),
+        "one number as budgets": (
+            lambda: FinetuneConfig(1e-3, budgets=5),
+            "budgets that are whole numbers >= 0, got 5",
+        ),
+        "a word as a warm-up": (
+            lambda: FinetuneConfig(1e-3, warmup="x"),
+            "warmup in [0, 1) and weight_decay >= 0, got 'x'",
+        ),
+        "no clip": (lambda: FinetuneConfig(1e-3, clip=None), "clip > 0, got None"),
+    }
+
+
+def answer(call: Callable[[], Any]) -> str:
+    try:
+        return f"no error: {call()!r}"
+    except (ValueError, TypeError, KeyError) as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=env, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", calls())
+def test_wrong_kinds_are_named(name, answers):
+    assert calls()[name][1] in answers[name]
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: answer(call) for name, (call, _) in calls().items()}))
