@@ -459,3 +459,16 @@ def test_graph_put_aside_keeps_views_and_refuses_what_changed(most, tmp_path):
         assert torch.equal(saved.unpack(packed["whole"]), x - 1)
     packed.clear()
     assert saved.held == 0
+
+
+def test_logits_without_a_gradient_are_refused():
+    class Detached(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = out.logits.detach()
+            return out
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    model = Detached(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=64))
+    with pytest.raises(ValueError, match="logits of Detached must carry a gradient"):
+        gradient_gram(model, [([1, 2, 3], [4]), ([1, 2, 5], [6])], show=False)

@@ -38,7 +38,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         published_curves,
     )
     from toksuite_nb.finetune import FinetuneConfig, Task
-    from toksuite_nb.gradients import Gram
+    from toksuite_nb.gradients import Gram, examples_from_text
 
     class Model:
         config = None
@@ -163,6 +163,18 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             "warmup in [0, 1) and weight_decay >= 0, got 'x'",
         ),
         "no clip": (lambda: FinetuneConfig(1e-3, clip=None), "clip > 0, got None"),
+        "an answer that is none": (
+            lambda: examples_from_text("bytes", ["a"], [None]),
+            "answers must be a sequence of strings, got None",
+        ),
+        "a number as an answer": (
+            lambda: examples_from_text("bytes", ["a"], [3]),
+            "answers must be a sequence of strings, got 3",
+        ),
+        "one text as prompts": (
+            lambda: examples_from_text("bytes", "ab", ["a", "b"]),
+            "prompts must be a sequence of strings, got 'ab'",
+        ),
     }
 
 

@@ -90,6 +90,12 @@ def examples_from_text(
     | None = None,  # Id put first; None: the tokenizer's beginning-of-text id, if it has one; False: nothing
 ) -> list[Example]:  # One per pair
     "Examples from prompt and answer texts, cut at the byte where the answer begins."
+    for name, given in (("prompts", prompts), ("answers", answers)):
+        odd = [given] if isinstance(given, str) else [text for text in given if not isinstance(text, str)]
+        if odd:
+            raise TypeError(
+                f"examples_from_text: {name} must be a sequence of strings, got {odd[0]!r}. Pass a list of texts; write numbers as text."
+            )
     if len(prompts) != len(answers):
         raise ValueError(
             f"examples_from_text: needs one answer per prompt, got {len(prompts)} prompts and {len(answers)} answers. Pair them."
@@ -981,6 +987,11 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
         for p in own:
             p.requires_grad_(True)
         loss = _losses(model, [Example(few[:-1], few[-1:])] * 5).sum()
+        if loss.grad_fn is None:
+            raise ValueError(
+                f"gradient_gram: the logits of {type(model).__name__} must carry a gradient, got none. "
+                "Its forward pass detaches them, or runs without gradients: use the plain model."
+            )
     finally:
         for hook in hooks:
             hook.remove()
