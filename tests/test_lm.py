@@ -258,7 +258,7 @@ def test_batch_size_is_the_number_of_items_that_run_together():
     for a, b in zip(found, whole, strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_allclose(x, y, atol=1e-5)
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(ValueError, match=r"budgets must be whole numbers >= 1, .*batch_size=0"):
         lm.logprobs(groups, batch_size=0)
 
 
@@ -357,6 +357,29 @@ def test_one_item_too_large_for_memory_is_a_clear_error():
 def test_token_ids_beyond_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match=r"token ids must lie in 0 \.\. 63, got 64 .*smaller than the tokenizer's"):
         LM(MODELS["llama"](), Letters()).logprobs([[TokenPath((1, 64), 1)]])
+
+
+def test_a_model_that_reads_ahead_or_predicts_nothing_is_refused():
+    with pytest.raises(TypeError, match="must be predicted from the ones before it, got BertForMaskedLM"):
+        LM(build(tf.BertForMaskedLM, tf.BertConfig, **{k: v for k, v in ROPE.items() if "key" not in k}), Letters())
+    with pytest.raises(TypeError, match="must give logits for every token, got LlamaModel"):
+        LM(MODELS["llama"]().model, Letters())
+    with pytest.raises(ValueError, match="weights must be loaded, got weights on device 'meta'"):
+        LM(MODELS["llama"]().to("meta"), Letters())
+
+
+def test_scored_tokens_beyond_the_output_layer_are_refused():
+    model = MODELS["llama"]()
+    model.lm_head = torch.nn.Linear(32, 50, bias=False)
+    assert np.isfinite(LM(model, Letters()).logprobs([[TokenPath((1, 60, 6), 2)]])[0][0]).all(), "context may be beyond"
+    with pytest.raises(ValueError, match=r"scored token ids must lie in 0 \.\. 49, got 60 .*output layer is smaller"):
+        LM(model, Letters()).logprobs([[TokenPath((1, 6, 60), 2)]])
+
+
+@pytest.mark.parametrize("bos", [-1, V])
+def test_bos_must_be_a_token_of_the_model(bos):
+    with pytest.raises(ValueError, match="LM: bos must be a token id"):
+        LM(MODELS["llama"](), Letters(), bos=bos)
 
 
 def test_no_items_give_no_numbers():

@@ -141,6 +141,59 @@ def test_scores_that_are_no_numbers_are_refused():
         verdicts(scores, items)
 
 
+@pytest.mark.parametrize(
+    ("items_change", "scores_change", "given", "message"),
+    [
+        ({"answer": 9}, {}, {}, "no right option for"),
+        ({"answer": None}, {}, {}, "no right option for"),
+        ({}, {"n_chars": 0}, {}, "options without length for"),
+        ({}, {}, {"tolerance": -1.0}, "tolerance must be a number >= 0, got -1.0"),
+        ({}, {}, {"tolerance": float("nan")}, "tolerance must be a number >= 0, got nan"),
+    ],
+)
+def test_what_would_count_as_wrong_silently_is_refused(items_change, scores_change, given, message):
+    items = make_items(3)
+    scores = make_scores(items, 0)
+    for frame, change in ((items, items_change), (scores, scores_change)):
+        changed = frame.with_columns(pl.lit(v, frame.schema[k]).alias(k) for k, v in change.items())
+        items, scores = (changed, scores) if frame is items else (items, changed)
+    with pytest.raises(ValueError, match=f"^verdicts: .*{message}"):
+        verdicts(scores, items, **given)
+
+
+@pytest.mark.parametrize(
+    ("items_change", "verdicts_change", "message"),
+    [
+        ({"set_id": pl.lit(None, pl.String)}, {}, "no set_id or no lang for"),
+        ({"canonical_id": pl.col("item_id")}, {}, "a canonical_id that names no canonical item for"),
+        ({}, {"correct": pl.lit(float("nan"))}, "credits outside"),
+        ({}, {"correct": pl.lit(7.0)}, "credits outside"),
+    ],
+)
+def test_what_would_give_a_wrong_drop_silently_is_refused(items_change, verdicts_change, message):
+    items = make_items(8)
+    said = verdicts(make_scores(items, 0), items, norm="sum").with_columns(**verdicts_change)
+    with pytest.raises(ValueError, match=f"^drops: every perturbed item must be paired .*{message}"):
+        drops(said, items.with_columns(**items_change), seed=0)
+
+
+def test_items_that_stand_twice_are_not_counted_twice():
+    items = make_items(8)
+    said = verdicts(make_scores(items, 0), items, norm="sum")
+    with pytest.raises(ValueError, match="several items of the name"):
+        drops(said, pl.concat([items, items]), seed=0)
+    with pytest.raises(ValueError, match="drops: draws must be >= 1, got 0"):
+        drops(said, items, seed=0, interval="bca", draws=0)
+
+
+def test_a_missing_margin_is_no_margin_of_zero():
+    items = make_items(8)
+    said = verdicts(make_scores(items, 0), items, norm="sum")
+    for missing in (None, float("nan")):
+        table = drops(said.with_columns(margin=pl.lit(missing, pl.Float64)), items, seed=0)
+        assert table["margin_drop"].null_count() == table.height
+
+
 def test_scores_of_two_rules_at_once_are_refused():
     items = make_items(2)
     scores = make_scores(items, 0)

@@ -257,6 +257,51 @@ def test_a_model_smaller_than_its_tokenizer_is_refused():
         score(llama(100), load_tokenizer("bytes"), ITEMS)
 
 
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [
+        (lambda text: np.array([5, 6]), "must give lists of whole numbers, got ndarray"),
+        (lambda text: ["a"], "must give lists of whole numbers, got list"),
+        (lambda text: [3.0], "must give lists of whole numbers, got list"),
+        (None, "must encode every text it is given, got 0 results"),
+    ],
+)
+def test_a_tokenizer_that_gives_no_lists_of_ids_is_refused(encoded, message):
+    class Odd:
+        name, specials, vocab_size = "odd", {"bos": 1}, 420
+
+        def encode(self, texts):
+            return [encoded(text) for text in texts] if encoded else None
+
+    with pytest.raises((TypeError, ValueError), match=f"score: the tokenizer {message}"):
+        score(llama(), Odd(), ITEMS, show_progress=False)
+
+
+def test_what_would_be_ignored_or_misread_is_refused():
+    model, tokenizer = llama(), load_tokenizer(bpe(False))
+    lm = LM(model, tokenizer)
+    with pytest.raises(
+        ValueError, match="an LM is scored with its own tokenizer and BOS, got bos=5 and another tokenizer"
+    ):
+        score(lm, load_tokenizer("bytes"), ITEMS, bos=5)
+    # as given, since BOS may have the id 0
+    assert score(lm, tokenizer, ITEMS, bos=lm.bos, show_progress=False).height == 16
+    with pytest.raises(ValueError, match="a delimiter must be text in valid Unicode"):
+        score(lm, None, ITEMS, delimiter="\ud800")
+    with pytest.raises(ValueError, match=r"rule must be one of .*, got None"):
+        score_rules(lm, None, ITEMS, [])
+    with pytest.raises(ValueError, match="got None: no item_id"):
+        score(lm, None, ITEMS.with_columns(item_id=pl.lit(None, pl.String)))
+
+
+def test_a_norm_without_its_length_is_refused():
+    scores = score(llama(), load_tokenizer(bpe(False)), ITEMS, show_progress=False)
+    with pytest.raises(
+        ValueError, match=r"norm 'token' needs the length of every option.*norm=\['sum', 'char', 'byte'\]"
+    ):
+        choice_scores(scores.with_columns(n_tokens=pl.lit(None, pl.Int64)))
+
+
 def test_delimiters_can_differ_by_language():
     model, tokenizer = llama(), load_tokenizer(bpe(False))
     scores = score(model, tokenizer, ITEMS, delimiter={"en": " ", "tr": " ", "fa": " ", "zh": ""}, show_progress=False)

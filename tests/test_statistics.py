@@ -261,6 +261,27 @@ def test_benjamini_hochberg_is_that_of_scipy_and_never_above_holm(p):
     assert (benjamini_hochberg(np.array(p)) <= holm(np.array(p)) + 1e-12).all()
 
 
+@pytest.mark.parametrize("p", [[0.1, float("nan")], [1.5], [-0.1]])
+def test_what_is_no_p_value_is_not_corrected(p):
+    for correct in (holm, benjamini_hochberg):
+        with pytest.raises(ValueError, match="p-values must lie in"):
+            correct(np.array(p))
+
+
+@pytest.mark.parametrize("changes", [[np.nan, 1.0], [np.inf]])
+def test_changes_that_are_no_numbers_have_no_p_value(changes):
+    with pytest.raises(ValueError, match="sign_flip_exact: changes must be one finite number per set"):
+        sign_flip_exact(np.array(changes))
+
+
+def test_impossible_simulations_are_refused():
+    with pytest.raises(ValueError, match="needs draws >= 1"):
+        clustered_interval(np.ones((3, 1)), np.ones((3, 1)), draws=0)
+    for odd in ({"lost": 2.0}, {"within": 1.0}, {"canonical": 0.0}):
+        with pytest.raises(ValueError, match="simulate_sets: needs"):
+            simulate_sets(8, 1, **({"canonical": 0.5, "lost": 0.1, "gained": 0.1, "runs": 2, "seed": 0} | odd))
+
+
 def test_cells_say_what_their_evidence_is():
     small, large = cell_items(5, names=("whisper",)), cell_items(40, names=("shout", "mumble"))
     items = pl.concat([small.with_columns(pl.col("item_id", "set_id", "canonical_id") + "x"), large])
@@ -506,6 +527,23 @@ def test_printed_rows_of_tokenmonster_are_reproduced(table):
         .row(0)
     )
     assert [round(v, 2) + 0.0 for v in row] == [v + 0.0 for v in TOKENMONSTER[table]]
+
+
+def test_a_column_with_a_task_without_a_drop_is_empty_and_no_model_is_lost():
+    nothing = (pl.col("category") == "canonical") & (pl.col("model") == "Aya") & (pl.col("lang") == "turkish")
+    frame = published_accuracies().with_columns(acc_norm=pl.when(nothing).then(0.0).otherwise("acc_norm"))
+    for definition in ("released", "development", "paper"):
+        table = robustness_table(frame, definition, draws=50)
+        row = table.filter(model="Aya").row(0, named=True)
+        assert table.height == 14 and row["Input NEN"] is None and row["Avg"] is None and row["Noise EN"] is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), 87.5, -0.1, None])
+def test_accuracies_that_are_none_are_refused(value):
+    first = pl.int_range(pl.len()) == 5
+    frame = published_accuracies().with_columns(acc_norm=pl.when(first).then(value).otherwise("acc_norm"))
+    with pytest.raises(ValueError, match=r"task_drops: accuracies must lie in \[0, 1\]"):
+        robustness_table(frame, "released")
 
 
 def test_table_4_prints_point_estimates():

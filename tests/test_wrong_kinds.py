@@ -171,7 +171,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             lambda: examples_from_text("bytes", ["a"], [3]),
             "answers must be a sequence of strings, got 3",
         ),
-        "one text as prompts": (
+        "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",
         ),

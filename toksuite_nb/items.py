@@ -391,6 +391,9 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
         raise row
     if not isinstance(row, Mapping):
         raise ValueError(f"is a {type(row).__name__}, not a record")
+    odd = [key for key in row if not isinstance(key, str) or not _is_unicode(key)]
+    if odd:
+        raise ValueError(f"names of fields must be text, got {odd[:3]!r}")
     given = {
         key: value
         for key, value in row.items()
@@ -448,9 +451,13 @@ def _item(row: Mapping[str, Any], name: str, number: int, lang: str | None, doma
         if value is not None and (wanted := _kinds.get(key)) and not wanted(value):
             raise ValueError(f"{key!r} cannot be {str(value)[:60]!r}")
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+            if isinstance(text, str) and not _is_unicode(text):
                 raise ValueError(f"{key!r} is not valid Unicode: it holds a lone surrogate")
     return item
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _are_edits(value: Any) -> bool:
@@ -499,7 +506,9 @@ def _answer(value: Any, label: Any, absent: bool) -> int | None:
     elif isinstance(letter, (int, float)) and not isinstance(letter, bool):
         number = letter
     else:
-        number = int(letter) if isinstance(letter, str) and re.fullmatch(r"-?[0-9]{1,6}", letter.strip()) else None
+        # a column of numbers with a gap is written as 1.0
+        whole = re.fullmatch(r"(-?[0-9]{1,6})(\.0+)?", letter.strip()) if isinstance(letter, str) else None
+        number = int(whole[1]) if whole else None
     if number is None or not math.isfinite(number) or number != int(number):
         raise ValueError(f"'answer' must be the index of the right option from 0, or its letter, got {letter!r}")
     if isinstance(label, str) and label.strip() and number != ord(label.strip()[0]) - ord("A"):
@@ -575,6 +584,19 @@ _plain = frozenset(
 )
 
 
+def _is_blank(text: str | None) -> bool:
+    "Nothing of it can be seen: white space, control and format characters, fillers, marks without a letter."
+    hidden = ("Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me")
+    return all(
+        c in _invisible or c in "\u115f\u1160\u3164\uffa0" or unicodedata.category(c) in hidden for c in text or ""
+    )
+
+
+def _bare(text: str) -> str:
+    "The text without what a tokenizer's normaliser may drop or make one: invisible characters and the number of spaces."
+    return " ".join("".join(c for c in unicodedata.normalize("NFKC", text) if c not in _invisible).split())
+
+
 def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
 
@@ -588,22 +610,27 @@ def _own_hits(row: dict[str, Any]) -> list[_Hit]:
     def hit(severity: str, what: str, evidence: str) -> None:
         hits.append(_Hit(severity, item_id, what, evidence))
 
-    if not question.strip():
+    if _is_blank(question):
         hit("error", "A15 empty question", repr(question))
     if len(options) < 2:
         hit("error", "A15 too few options", f"{len(options)}, needs at least 2")
     if not item_id.strip():
         hit("error", "A16 no id", f"question {question[:40]!r}")
+    for field in ("set_id", "lang", "perturbation"):
+        if not (row[field] or "").strip():
+            hit("error", f"A15 empty {field}", f"question {question[:40]!r}")
     gold = row["answer"]
     if gold is None or not 0 <= gold < len(options):
         hit("error", "A6 gold out of range", f"answer {gold} of {len(options)} options")
-    empty = [i for i, o in enumerate(options) if o is None or not "".join(c for c in o if c not in _invisible).strip()]
+    empty = [i for i, o in enumerate(options) if _is_blank(o)]
     if empty:
         hit("error", "A15 empty option", f"options {empty}")
     options = [o or "" for o in options]
     for text in (question, *options):
         if _sheet_error.search(text):
             hit("error", "A15 spreadsheet error", repr(text))
+        if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
+            hit("warning", "A20 control character", repr(text[:60]))
     for field in ("category", "labels", "notes", "source", "domain"):
         if _sheet_error.search(str(row.get(field) or "")):
             hit("warning", "A15 spreadsheet error", f"{field} {row[field]!r}")
@@ -687,6 +714,8 @@ def _form_hits(row: dict[str, Any], question: str, options: list[str], hit: Any)
 def _option_hits(options: list[str], gold: int | None, hit: Any) -> None:
     nfc = [unicodedata.normalize("NFC", o) for o in options]
     nfkc = [unicodedata.normalize("NFKC", o) for o in options]
+    bare = [_bare(o) for o in options]
+    folded = [_fold(o) for o in bare]
     for i in range(len(options)):
         for j in range(len(options)):
             if i < j and nfc[i] == nfc[j]:
@@ -697,8 +726,18 @@ def _option_hits(options: list[str], gold: int | None, hit: Any) -> None:
                 )
             elif i < j and nfkc[i] == nfkc[j]:
                 hit("warning", "A5 options equal after NFKC", f"{options[i]!r} at {i} and {options[j]!r} at {j}")
+            elif i < j and bare[i] == bare[j] != "":
+                hit("warning", "A5 options equal but for spaces", f"{options[i]!r} at {i} and {options[j]!r} at {j}")
+            elif i < j and folded[i] == folded[j] != "":
+                hit("warning", "A5 options equal but for case", f"{options[i]!r} at {i} and {options[j]!r} at {j}")
             elif i != j and options[i] and nfc[j] != nfc[i] and nfc[j].startswith(nfc[i]):
                 hit("warning", "A19 option begins another", f"{options[i]!r} at {i} and {options[j]!r} at {j}")
+            elif i != j and folded[i] and folded[j] != folded[i] and folded[j].startswith(folded[i]):
+                hit(
+                    "note",
+                    "A19 option begins another after case folding",
+                    f"{options[i]!r} at {i} and {options[j]!r} at {j}",
+                )
     if gold is None or not 0 <= gold < len(options) or len(options) < 3:
         return
     kinds = [_alphabets(o) for o in options]
@@ -722,8 +761,9 @@ def _listed(kinds: frozenset[str]) -> str:
 def _alphabets(text: str) -> frozenset[str]:
     kinds = set()
     for c in text:
-        if c.isalnum():
-            words = unicodedata.name(c, "UNNAMED").split()
+        words = unicodedata.name(c, "UNNAMED").split()
+        # an enclosed letter counts as a symbol
+        if c.isalnum() or words[0] in ("CIRCLED", "NEGATIVE", "PARENTHESIZED", "SQUARED"):
             kinds.add(" ".join(words[:2]) if words[0] == "MATHEMATICAL" else words[0])
     return frozenset(kinds)
 
@@ -740,7 +780,7 @@ def _pair_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
         if row["perturbation"] == "canonical" or row["question"] is None or not row["choices"]:
             continue
         twin = by_id.get(row["canonical_id"]) if row["canonical_id"] else None
-        if twin is None or twin["perturbation"] != "canonical" or not twin["choices"]:
+        if twin is None or twin["perturbation"] != "canonical" or not twin["choices"] or twin["question"] is None:
             alone.setdefault((row["lang"], row["perturbation"]), []).append(row["item_id"])
             hits += _edit_hits(row, None)
             continue
@@ -825,7 +865,7 @@ def _twin_hits(row: dict[str, Any], twin: dict[str, Any]) -> list[_Hit]:
         and 0 <= right < len(its)
         and _fold(options[gold]) != _fold(its[right])
     ):
-        wrong = _fold(options[gold]) in map(_fold, its)
+        wrong = _fold(options[gold]) in map(_fold, its) or _number_moved(options[gold], right, its)
         hits.append(
             _Hit(
                 "error" if wrong else "note",
@@ -849,6 +889,12 @@ def _twin_hits(row: dict[str, Any], twin: dict[str, Any]) -> list[_Hit]:
             _Hit("warning", row["item_id"], "A13 a sentence fewer than the canonical item", repr(row["question"][:60]))
         )
     return hits
+
+
+def _number_moved(gold: str, right: int, its: Sequence[str]) -> bool:
+    "Whether a reworded option holds the numbers of a wrong option, e.g. in the digits of another script."
+    mine = _digit_groups(gold)
+    return bool(mine) and mine != _digit_groups(its[right]) and mine in [_digit_groups(option) for option in its]
 
 
 _look_alike_digits = str.maketrans("OoIlZz", "001122")
@@ -975,7 +1021,10 @@ _romanized = ("romanization", "number_romanization", "space_removal", "optional_
 
 def _edit_hits(row: dict[str, Any], twin: dict[str, Any] | None) -> list[_Hit]:
     name, lang = row["perturbation"], row["lang"]
-    texts = [row["question"], *(o or "" for o in row["choices"])]
+    named = {"question": row["question"]} | {f"choices[{i}]": o or "" for i, o in enumerate(row["choices"])}
+    # where the edits are recorded, only the fields they touch are promised to be changed
+    recorded = {edit["field"] for edit in row["edits"] or ()}
+    texts = [text for field, text in named.items() if not recorded or field in recorded]
     problems: list[tuple[str, str, str]] = []
     left = [c for text in texts for c in text if _should_be_gone(c, name, lang)]
     if left:
@@ -1211,6 +1260,10 @@ def audit(
     if not (isinstance(items, pl.DataFrame) and {c.name for c in item_schema.columns} <= set(items.columns)):
         items = make_items(items)
     rows = check_frame(items, item_schema, "audit").to_dicts()
+    if declared is not None and not isinstance(declared, Mapping):
+        raise TypeError(
+            f"audit: declared must map tasks to numbers of items, got {type(declared).__name__}. Pass e.g. {{'toksuite_stem_latex': 68}}."
+        )
     found = [hit for row in rows for hit in _own_hits(row)]
     found += _pair_hits(rows)
     bad = {hit.item_id for hit in found if hit.severity == "error"}
@@ -1424,11 +1477,13 @@ def load_benchmark(
         items = pl.concat([_embedded(), _variants_file()], how="diagonal") if variants else _embedded()
     elif isinstance(source, (str, Path)):
         path = Path(source)
-        if not path.exists():
+        if not _exists(path):
             path = _from_hub(str(source))
         items = _read(path, lang, domain, skip=skip)
     else:
         items = make_items(source, lang=lang, domain=domain, skip=skip)
+        if not len(source):
+            raise ValueError("load_benchmark: needs at least one item, got none. Pass records, or 'embedded'.")
     if skip:
         wrong = audit(items).filter(pl.col("severity") == "error")
         if not wrong.is_empty():
@@ -1445,6 +1500,13 @@ def load_benchmark(
             )
         items = items if wanted is None else _kept(items, column, wanted)
     return items
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than a file system allows
+        return False
 
 
 def _kept(items: pl.DataFrame, column: str, wanted: str) -> pl.DataFrame:
@@ -1533,16 +1595,27 @@ def _records(file: Path, *, skip: bool) -> list[Any]:
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix in (".csv", ".tsv"):
         cells = csv.DictReader(StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
+        twice = sorted({name for name in cells.fieldnames or () if name and (cells.fieldnames or []).count(name) > 1})
+        if twice:
+            raise ValueError(f"its header has {twice} more than once")
         return [
             ValueError("has more cells than the header has columns")
             if None in row
             else {key: value for key, value in row.items() if key and value not in (None, "")}
             for row in cells
         ]
-    whole = json.loads(text)
+    whole = json.loads(text, object_pairs_hook=_each_once)
     if not isinstance(whole, list):
         raise ValueError(f"it holds a {type(whole).__name__}, not a list of records")
     return whole
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    "An object of JSON, which would otherwise silently hold the last of two answers."
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a field stands twice in {str(record)[:60]}")
+    return record
 
 
 def _lines(file: Path, *, skip: bool) -> list[Any]:
@@ -1551,7 +1624,7 @@ def _lines(file: Path, *, skip: bool) -> list[Any]:
     for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line.decode("utf-8")))
+                rows.append(json.loads(line.decode("utf-8"), object_pairs_hook=_each_once))
             except (ValueError, RecursionError) as problem:
                 broken.append(f"line {number}: {getattr(problem, 'msg', problem)}")
     if broken and skip:

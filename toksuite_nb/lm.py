@@ -117,9 +117,10 @@ def length_buckets(
     start_cost: int = 32,  # Tokens that could be run in the time it takes to start a forward pass
 ) -> list[list[int]]:  # Indices of `trees`, each once
     "The cheapest batches of trees of similar length, the longest first."
-    if batch_tokens < 1 or batch_targets < 1 or (batch_size is not None and batch_size < 1):
+    budgets = (batch_tokens, batch_targets, 1 if batch_size is None else batch_size)
+    if any(not isinstance(budget, int) or budget < 1 for budget in budgets):
         raise ValueError(
-            f"length_buckets: budgets must be >= 1, got batch_tokens={batch_tokens}, batch_targets={batch_targets}, "
+            f"length_buckets: budgets must be whole numbers >= 1, got batch_tokens={batch_tokens}, batch_targets={batch_targets}, "
             f"batch_size={batch_size}. Pass e.g. batch_tokens=4096."
         )
     rows = len(trees) if batch_size is None else batch_size
@@ -360,6 +361,10 @@ class LM:
         folder = Path(getattr(model.config, "name_or_path", "") or "").name
         self.name = name or folder or f"{type(model).__name__} {tokenizer.name}"
         self.bos = _bos(tokenizer, bos)
+        if self.bos is not None and not 0 <= self.bos < self.n_ids:
+            raise ValueError(
+                f"LM: bos must be a token id in 0 .. {self.n_ids - 1}, got {self.bos}. Pass the id the model was trained with, or bos=False."
+            )
 
     def __repr__(self) -> str:
         return f"LM({self.name!r}, tokenizer={self.tokenizer.name!r}, bos={self.bos}, packs={self.packs})"
@@ -548,12 +553,40 @@ def _check_model(model: Any, tokenizer: Any) -> None:
             f"LM: the model's vocabulary must cover the tokenizer's, got {rows} embeddings and token ids up to "
             f"{size - 1} for tokenizer {tokenizer.name!r}. Use the tokenizer the model was trained with, or resize its embeddings."
         )
+    if model.get_input_embeddings().weight.is_meta:
+        raise ValueError(
+            "LM: the model's weights must be loaded, got weights on device 'meta'. Load it with load_lm(folder)."
+        )
+    _check_causal(model)
+
+
+def _check_causal(model: Any) -> None:
+    "A masked model would read the answer it is to predict, and one without an output layer predicts nothing."
+    weight = model.get_input_embeddings().weight
+    words = torch.tensor([[i % len(weight) for i in (3, 1, 4, last)] for last in (1, 5)], device=weight.device)
+    with torch.inference_mode(), _evaluating(model):
+        logits = getattr(model(input_ids=words), "logits", None)
+    if logits is None or logits.shape[:2] != words.shape:
+        raise TypeError(
+            f"LM: the model must give logits for every token, got {type(model).__name__}, which does not. "
+            "Load it with load_lm(folder) or AutoModelForCausalLM.from_pretrained(folder)."
+        )
+    apart = (logits[0, :3].float() - logits[1, :3].float()).abs().max().item()
+    if apart > (1e-3 if weight.dtype in (torch.float32, torch.float64) else 0.05) * logits[:, :3].float().std().item():
+        raise TypeError(
+            f"LM: a token must be predicted from the ones before it, got {type(model).__name__}, whose predictions change "
+            "with a later token. Use a causal model: a masked one would read the answer."
+        )
 
 
 def _bos(tokenizer: Encodes, bos: int | bool | None) -> int | None:
     if bos is False:
         return None
     own = tokenizer.specials.get("bos")
+    if not (bos is None or isinstance(bos, int)):
+        raise TypeError(
+            f"LM: bos must be a token id, True, False or None, got {bos!r}. Look the id up, e.g. in tokenizer.specials."
+        )
     if bos is True and own is None:
         raise ValueError(
             f"LM: bos=True needs a tokenizer with a BOS token, got {tokenizer.name!r} with {sorted(tokenizer.specials)}. "
@@ -571,6 +604,15 @@ def _check_paths(lm: LM, groups: Sequence[Sequence[TokenPath]]) -> None:
             f"LM: token ids must lie in 0 .. {lm.n_ids - 1}, got {largest} from tokenizer {lm.tokenizer.name!r}. "
             "The model's vocabulary is smaller than the tokenizer's: use the tokenizer the model was trained with."
         )
+    head = getattr(lm.model.get_output_embeddings(), "weight", None)
+    n_logits = lm.n_ids if head is None else head.shape[0]
+    if largest >= n_logits:
+        scored = max(max(path.ids[path.start :]) for path in paths)
+        if scored >= n_logits:
+            raise ValueError(
+                f"LM: scored token ids must lie in 0 .. {n_logits - 1}, got {scored} from tokenizer {lm.tokenizer.name!r}. "
+                "The model's output layer is smaller than the tokenizer's vocabulary: use the tokenizer the model was trained with."
+            )
     if lm.max_length and longest > lm.max_length:
         raise ValueError(
             f"LM: the model must read at most {lm.max_length} tokens of a text, got {longest} for model {lm.name!r}. "

@@ -56,6 +56,8 @@ def verdicts(
     "Prediction, credit, margin and tie of every item under each length normalisation."
     check_frame(scores, score_schema, "verdicts")
     check_frame(items, item_schema, "verdicts")
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"verdicts: tolerance must be a number >= 0, got {tolerance}. Leave it out for 1e-9.")
     keys = ["model", "tokenizer", "item_id"]
     answers = items.filter(pl.col("choices").is_not_null()).select(
         "item_id", "answer", pl.col("choices").list.len().alias("k")
@@ -96,12 +98,16 @@ def _check_scores(joined: pl.DataFrame, keys: list[str]) -> None:
         (pl.col("choice").sort() != pl.int_range(pl.len())).any().alias("gap"), pl.len() != pl.col("k").first()
     )
     uneven = counts.filter(pl.col("gap") | pl.col("len"))["item_id"].unique().sort().to_list() if not unknown else []
+    wrong = joined.filter(~pl.col("answer").is_between(0, pl.col("k") - 1).fill_null(False) & pl.col("k").is_not_null())
+    empty = joined.filter((pl.min_horizontal("n_chars", "n_bytes") < 1) | (pl.col("n_tokens") < 1))
     problems = [
         f"{what} {ids[:3]}{' ...' if len(ids) > 3 else ''}"
         for what, ids in (
             ("no item for", unknown),
             ("log-likelihoods that are no numbers for", odd),
             ("not one score per option for", uneven),
+            ("no right option for", wrong["item_id"].unique().sort().to_list()),
+            ("options without length for", empty["item_id"].unique().sort().to_list()),
         )
         if ids
     ]
@@ -120,9 +126,13 @@ def mcnemar_exact(
 ) -> Float[np.ndarray, "*cells"]:  # Two-sided p-values in (0, 1]; 1 where nothing changed
     "Exact McNemar p-value of `lost` against `gained`, element by element."
     lost, gained = np.asarray(lost), np.asarray(gained)
-    if (lost < 0).any() or (gained < 0).any():
+    odd = any(
+        side.dtype.kind not in "iuf" or (side < 0).any() or (side != np.floor(side)).any() for side in (lost, gained)
+    )
+    if odd or len({lost.shape, gained.shape} - {()}) > 1:
         raise ValueError(
-            f"mcnemar_exact: counts must be >= 0, got lost={lost}, gained={gained}. Count items, not differences."
+            f"mcnemar_exact: counts must be whole numbers >= 0, as many lost as gained, got lost={lost}, gained={gained}. "
+            "Count items, not differences."
         )
     fewer, changed = np.minimum(lost, gained), lost + gained
     tail = 2.0 * binom.cdf(fewer, changed, 0.5)
@@ -143,6 +153,10 @@ def sign_flip_exact(
     mid: bool = False,  # The mid-p instead, which counts the observed outcome half
 ) -> float:  # Two-sided p-value in (0, 1]; 1 where nothing changed
     "Exact p-value of the sum of `changes`, if the sign of each were a coin flip."
+    if np.ndim(changes) != 1 or not np.isfinite(np.asarray(changes, dtype=float)).all():
+        raise ValueError(
+            f"sign_flip_exact: changes must be one finite number per set, got {changes!r}. Sum the items of each set first."
+        )
     # shared credits are halves, thirds, quarters and fifths: in sixtieths all are whole
     signed = np.rint(np.asarray(changes, dtype=float) * 60).astype(np.int64)
     signed = signed[signed != 0]
@@ -167,9 +181,9 @@ def minimum_detectable_drop(
     alpha: float = 0.05,  # Level of the test, in (0, 1)
 ) -> float | None:  # Drop in accuracy, in (0, 1]; None where no drop is significant
     "Smallest drop over `n` items with an exact McNemar p below `alpha`."
-    if n < 1 or reverse < 0 or not 0 < alpha < 1:
+    if not float(n).is_integer() or n < 1 or reverse < 0 or not 0 < alpha < 1:
         raise ValueError(
-            f"minimum_detectable_drop: needs n >= 1, reverse >= 0 and 0 < alpha < 1, got n={n}, reverse={reverse}, alpha={alpha}. "
+            f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 and 0 < alpha < 1, got n={n}, reverse={reverse}, alpha={alpha}. "
             "Pass the number of paired items."
         )
     losses = np.arange(reverse + 1, n - reverse + 1)
@@ -181,18 +195,27 @@ def holm(
     p: Float[np.ndarray, "tests"],  # p-values in [0, 1]
 ) -> Float[np.ndarray, "tests"]:  # Adjusted p-values, in the same order, at most 1
     "p-values after Holm's step-down correction for their number."
-    p = np.asarray(p, dtype=float)
+    p = _p_values(p, "holm")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
 
 
+def _p_values(p: Any, where: str) -> np.ndarray:
+    p = np.asarray(p, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"{where}: p-values must lie in [0, 1], got {p}. Leave out tests without a p-value: they do not count."
+        )
+    return p
+
+
 def benjamini_hochberg(
     p: Float[np.ndarray, "tests"],  # p-values in [0, 1]
 ) -> Float[np.ndarray, "tests"]:  # Adjusted p-values, in the same order, at most 1
     "p-values after Benjamini and Hochberg's step-up correction: reject those below q for a false discovery rate of q."
-    p = np.asarray(p, dtype=float)
+    p = _p_values(p, "benjamini_hochberg")
     order = np.argsort(-p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1)))
@@ -268,6 +291,14 @@ def clustered_interval(
         raise ValueError(
             f"clustered_interval: needs losses and credits of one shape (sets, models), method one of {list(interval_methods)} and 0 < level < 1, "
             f"got {losses.shape} and {credits.shape}, method={method!r}, level={level}. Sum the items of each set first."
+        )
+    shapes = [np.shape(given) for given in (sizes, changed) if given is not None]
+    if draws < 1 or shapes != [
+        shape for given, shape in ((sizes, losses.shape[:1]), (changed, losses.shape)) if given is not None
+    ]:
+        raise ValueError(
+            f"clustered_interval: needs draws >= 1, one size per set and changed as losses, got draws={draws} and shapes {shapes} "
+            f"for losses {losses.shape}. Leave sizes and changed out if they are not known."
         )
     if method != "adjusted" and rng is None:
         raise ValueError(
@@ -392,6 +423,8 @@ def drops(
         raise ValueError(
             f"drops: interval must be one of {list(interval_methods)}, got {interval!r}. Leave it out for 'adjusted'."
         )
+    if draws < 1:
+        raise ValueError(f"drops: draws must be >= 1, got {draws}. Leave it out for 2000.")
     pairs = _pairs(verdicts, items, "drops")
     everything = pairs.with_columns(pl.lit("all").alias("lang"))
     parts = ([pairs] if "lang" in by else []) + ([everything] if pooled or "lang" not in by else [])
@@ -430,6 +463,11 @@ def _pairs(verdicts: pl.DataFrame, items: pl.DataFrame, where: str) -> pl.DataFr
         pl.col("perturbation") != "canonical"
     )
     strangers = verdicts.join(items, on="item_id", how="anti")["item_id"].unique().sort().to_list()
+    odd = verdicts.filter(~pl.col("correct").is_between(0, 1).fill_null(False))["item_id"].unique().sort().to_list()
+    canonical = items.filter(pl.col("perturbation") == "canonical")["item_id"]
+    astray = after.filter(~pl.col("canonical_id").is_in(canonical.implode()))["item_id"].unique().sort().to_list()
+    unset = after.filter(pl.col("set_id").is_null() | pl.col("lang").is_null())["item_id"].unique().sort().to_list()
+    same = items.filter(pl.col("item_id").is_duplicated() & pl.col("item_id").is_in(verdicts["item_id"].implode()))
     who = ["model", "tokenizer", "norm"]
     before = verdicts.select(
         *who,
@@ -442,7 +480,14 @@ def _pairs(verdicts: pl.DataFrame, items: pl.DataFrame, where: str) -> pl.DataFr
     twice = verdicts.select(*who, "item_id").is_duplicated().any()
     problems = [
         f"{what} {ids[:3]}{' ...' if len(ids) > 3 else ''}"
-        for what, ids in (("no item for", strangers), ("no verdict on the canonical item of", alone))
+        for what, ids in (
+            ("no item for", strangers),
+            ("no verdict on the canonical item of", alone),
+            ("a canonical_id that names no canonical item for", astray),
+            ("no set_id or no lang for", unset),
+            ("credits outside [0, 1] for", odd),
+            ("several items of the name", same["item_id"].unique().sort().to_list()),
+        )
         if ids
     ]
     problems += ["more than one verdict for the same model, tokenizer, norm and item"] if twice else []
@@ -454,7 +499,8 @@ def _pairs(verdicts: pl.DataFrame, items: pl.DataFrame, where: str) -> pl.DataFr
         )
     return pairs.rename({"correct": "after"}).with_columns(
         (pl.col("before") - pl.col("after")).alias("change"),
-        (pl.col("margin_before") - pl.col("margin")).alias("margin_change"),
+        # a sum would take what is missing for nothing
+        (pl.col("margin_before") - pl.col("margin")).fill_null(np.nan).alias("margin_change"),
     )
 
 
@@ -632,6 +678,19 @@ def simulate_sets(
     shared: bool = True,  # One canonical verdict per set
 ) -> SimulatedSets:  # Sums per set and run
     "Experiments with a known drop."
+    chance = {"canonical": canonical, "lost": lost, "gained": gained}
+    if (
+        n_sets < 2
+        or per_set < 1
+        or runs < 1
+        or not 0 <= within < 1
+        or not all(0 <= v <= 1 for v in chance.values())
+        or not canonical
+    ):
+        raise ValueError(
+            f"simulate_sets: needs n_sets >= 2, per_set >= 1, runs >= 1, chances in [0, 1], canonical above 0 and within in [0, 1), got n_sets={n_sets}, "
+            f"per_set={per_set}, runs={runs}, {chance}, within={within}. See the figures of the lesson."
+        )
     rng = derive_rng(seed, "simulate", n_sets, per_set, *(str(v) for v in (canonical, lost, gained, within, shared)))
 
     def chances(mean: float) -> np.ndarray:
@@ -1066,7 +1125,7 @@ def attribution(
     pairs = _pairs(verdicts, items, "attribution").join(
         changes, on=["tokenizer", "item_id"], how="inner", maintain_order="left"
     )
-    pairs = pairs.drop_nulls([*features, "margin_change"])
+    pairs = pairs.drop_nulls(features).filter(pl.col("margin_change").is_not_nan())
     unknown = [name for name in (*by, *within, *features) if name not in pairs.columns]
     if unknown or pairs["set_id"].n_unique() < 3:
         raise ValueError(
@@ -1188,6 +1247,12 @@ def task_drops(
             f"task_drops: accuracies need the columns {sorted(needed)}, got {accuracies.columns} without {missing}. "
             "published_accuracies() shows the layout."
         )
+    odd = accuracies.filter(~(pl.col(metric).is_between(0, 1) & (pl.col("n") >= 1)).fill_null(False))
+    if odd.height:
+        raise ValueError(
+            f"task_drops: accuracies must lie in [0, 1] over n >= 1 items, got {odd.select('model', 'task', metric, 'n').row(0)} and "
+            f"{odd.height - 1} more. Divide percentages by 100; leave out tasks that were not run."
+        )
     is_canonical = pl.col("category").fill_null("") == "canonical"
     base = accuracies.filter(is_canonical).select("model", "lang", canonical_n="n", canonical=metric)
     tasks = accuracies.filter(~is_canonical).join(base, on=["model", "lang"], how="left", maintain_order="left")
@@ -1245,15 +1310,18 @@ def _wide_drops(tasks: pl.DataFrame, columns: Sequence[str], definition: str, se
         tasks = tasks.with_columns(
             pl.Series("relative_drop", _bootstrap_means(tasks, seed, draws), dtype=pl.Float64).fill_nan(None)
         )
-    tasks = tasks.filter(pl.col("relative_drop").is_not_null())
     weighted = (pl.col("relative_drop") * pl.col("n")).sum() / pl.col("n").sum()
     if definition == "released":
         group = (pl.col("accuracy") * pl.col("n")).sum() / pl.col("n").sum()
         tasks = tasks.group_by("model", "category", "lang", maintain_order=True).agg(
-            (1 - group / pl.col("canonical").first()).alias("relative_drop")
+            pl.when(pl.col("canonical").first() > 0)
+            .then(1 - group / pl.col("canonical").first())
+            .alias("relative_drop")
         )
         weighted = pl.col("relative_drop").mean()
-    cells = tasks.group_by("model", "category", maintain_order=True).agg(weighted.alias("value"))
+    # a column is not the mean of those of its tasks that happen to have a drop
+    known = pl.col("relative_drop").is_not_null().all()
+    cells = tasks.group_by("model", "category", maintain_order=True).agg(pl.when(known).then(weighted).alias("value"))
     wide = cells.pivot("category", index="model", values="value")
     wide = wide.with_columns(pl.lit(None, pl.Float64).alias(column) for column in columns if column not in wide.columns)
     whole = pl.all_horizontal(pl.col(columns).is_not_null())

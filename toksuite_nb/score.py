@@ -56,7 +56,7 @@ def audit_specials(
 ) -> pl.DataFrame:  # `tokenizer`, `check`, `id` and `evidence` (null where nothing was found), `refused`
     "Special tokens that `tokenizer` adds to texts, and whether scoring with them is refused."
     texts = ["a", "b c", "7 8 9", "x", *options]
-    *encoded, empty = tokenizer.encode([*texts, ""])
+    *encoded, empty = _encoded(tokenizer, [*texts, ""])
     unknown = tokenizer.specials.get("unk")
     first, last = _shared(encoded, 0, unknown), _shared(encoded, -1, unknown)
     begins = first is not None and (first in tokenizer.specials.values() or first in empty)
@@ -83,6 +83,25 @@ def audit_specials(
     ]
     schema = {"check": pl.String, "id": pl.Int64, "refused": pl.Boolean, "evidence": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row").select(pl.lit(tokenizer.name).alias("tokenizer"), pl.all())
+
+
+def _encoded(tokenizer: Encodes, texts: Sequence[str]) -> list[Ids]:
+    "Token ids of `texts`, as lists of whole numbers."
+    found = list(tokenizer.encode(texts) or ())
+    if len(found) != len(texts):
+        raise ValueError(
+            f"score: the tokenizer must encode every text it is given, got {len(found)} results of tokenizer {tokenizer.name!r} "
+            f"for {len(texts)} texts. encode takes a list of texts; wrap the tokenizer with load_tokenizer."
+        )
+    odd = next(
+        (ids for ids in found if not isinstance(ids, (list, tuple)) or any(type(i) is not int for i in ids[:1])), None
+    )
+    if odd is not None:
+        raise TypeError(
+            f"score: the tokenizer must give lists of whole numbers, got {type(odd).__name__} {str(odd)[:40]} of tokenizer "
+            f"{tokenizer.name!r}. Let encode return ids, e.g. array.tolist(); or wrap the tokenizer with load_tokenizer."
+        )
+    return [ids if isinstance(ids, list) else list(ids) for ids in found]
 
 
 def _shared(encoded: list[Ids], end: int, unknown: int | None) -> int | None:
@@ -121,7 +140,7 @@ def _defects(row: Mapping[str, Any]) -> list[str]:
     choices, answer = row["choices"], row["answer"]
     if row["question"] is None or choices is None or any(choice is None for choice in choices):
         return ["question or options are null without a reason"]
-    found = []
+    found = [] if row["item_id"] else ["no item_id"]
     if len(choices) < 2:
         found.append(f"{len(choices)} option(s)")
     if len(set(choices)) < len(choices):
@@ -173,10 +192,13 @@ def _score(
     model: Any, tokenizer: Any, items: pl.DataFrame, rules: Sequence[str], how: dict[str, Any], **run: Any
 ) -> pl.DataFrame:
     wrong = [rule for rule in rules if rule not in get_args(Rule)]
-    if wrong or how["unscorable"] not in get_args(Unscorable):
-        what = f"rule must be one of {list(get_args(Rule))}, got {wrong[0]!r}" if wrong else ""
+    if not rules or wrong or how["unscorable"] not in get_args(Unscorable):
+        bad = wrong[0] if wrong else None
+        what = f"rule must be one of {list(get_args(Rule))}, got {bad!r}" if wrong or not rules else ""
         what = what or f"unscorable must be one of {list(get_args(Unscorable))}, got {how['unscorable']!r}"
         raise ValueError(f"score: {what}. Use 'exact' and 'raise' unless you reproduce a harness.")
+    if isinstance(model, LM):
+        _check_own(model, tokenizer, how["bos"])
     lm = model if isinstance(model, LM) else LM(model, _tokenizer(tokenizer), name=how["name"], bos=how["bos"])
     rows = _with_delimiter(scorable(items), how["delimiter"])
     _refuse_specials(lm, [choice for choices in rows["choices"].head(2) for choice in choices])
@@ -197,6 +219,18 @@ def _score(
     records = [record for plan in plans for record in _records(plan, lm, how["name"] or lm.name, encode)]
     columns: dict[str, Any] = {c.name: c.dtype for c in score_schema.columns} | extra_columns
     return pl.DataFrame(records, schema=columns, orient="row")
+
+
+def _check_own(lm: LM, tokenizer: Any, bos: int | bool | None) -> None:
+    "An `LM` has its tokenizer and its BOS; others would not be used."
+    same = lm.bos is None if bos is False else bos is None or bos == lm.bos or (bos is True and lm.bos is not None)
+    given = [] if same else [f"bos={bos!r}"]
+    given += ["another tokenizer"] if tokenizer is not None and tokenizer is not lm.tokenizer else []
+    if given:
+        raise ValueError(
+            f"score: an LM is scored with its own tokenizer and BOS, got {' and '.join(given)} beside {lm!r}. "
+            "Leave them out, or pass the bare model."
+        )
 
 
 @dataclass
@@ -279,6 +313,12 @@ def _tokenizer(tokenizer: Any) -> Encodes:
 
 
 def _with_delimiter(rows: pl.DataFrame, delimiter: str | Mapping[str, str] | None) -> pl.DataFrame:
+    given = list(delimiter.values()) if isinstance(delimiter, Mapping) else [delimiter or ""]
+    odd = [d for d in given if not isinstance(d, str) or any("\ud800" <= c <= "\udfff" for c in d)]
+    if odd:
+        raise ValueError(
+            f"score: a delimiter must be text in valid Unicode, got {odd[0]!r}. Pass e.g. ' ', or '' for none."
+        )
     if isinstance(delimiter, Mapping):
         missing = sorted(set(rows["lang"]) - set(delimiter))
         if missing:
@@ -315,7 +355,7 @@ def _encoder(
             texts |= dict.fromkeys(between + choice for choice in choices)
         if "last_n" in rules:
             texts |= dict.fromkeys(" " + choice for choice in choices)
-    return dict(zip(texts, tokenizer.encode(list(texts)), strict=True)).__getitem__
+    return dict(zip(texts, _encoded(tokenizer, list(texts)), strict=True)).__getitem__
 
 
 def _plan(
@@ -399,6 +439,12 @@ def choice_scores(
         raise ValueError(
             "choice_scores: norm='pmi' needs the options scored without the question, got scores without them. "
             "Call score(..., pmi=True)."
+        )
+    unknown = [n for n in asked if n in size and scores[size[n]].null_count()]
+    if unknown:
+        raise ValueError(
+            f"choice_scores: norm {unknown[0]!r} needs the length of every option, got scores without {size[unknown[0]]!r}. "
+            f"Leave the norm out, e.g. norm={[n for n in ('sum', 'char', 'byte') if n not in unknown]}."
         )
     value = {"sum": total, "pmi": total - pl.col("unconditional")} | {n: total / pl.col(c) for n, c in size.items()}
     keys = ["model", "tokenizer", "item_id", "choice"]
