@@ -375,6 +375,11 @@ class Tokenizer:
         return np.zeros(self.vocab_size, dtype=bool)
 
     @cached_property
+    def word_final(self) -> np.ndarray:  # One flag per id
+        "Pieces that end a word without a byte that says so (CLIP's `the</w>` beside `the`)."
+        return np.zeros(self.vocab_size, dtype=bool)
+
+    @cached_property
     def open_ended(self) -> np.ndarray:  # One flag per id
         "Pieces that change how the next piece decodes (TokenMonster's capital and deletion marks at the end of a token)."
         return np.zeros(self.vocab_size, dtype=bool)
@@ -827,8 +832,8 @@ class HuggingFaceTokenizer(Tokenizer):
         super().__init__(name, max(vocabulary.values(), default=-1) + 1, roles)
         self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
         pre, decoder, normal = (_states(c) for c in (backend.pre_tokenizer, backend.decoder, backend.normalizer))
-        told = decoder or [*pre, *normal]
-        self._byte_level = any(step["type"] == "ByteLevel" for step in told)
+        # what was written as bytes stays so, whatever the decoder makes of it
+        self._byte_level = any(step["type"] == "ByteLevel" for step in [*pre, *normal, *decoder])
         self.marker = (
             ""
             if self._byte_level
@@ -870,6 +875,14 @@ class HuggingFaceTokenizer(Tokenizer):
         if self._prefix:
             for token, i in self.backend.get_vocab(with_added_tokens=False).items():
                 flags[i] = not token.startswith(self._prefix) and self.pieces[i] is not None
+        return flags
+
+    @cached_property
+    def word_final(self) -> np.ndarray:
+        flags = np.zeros(self.vocab_size, dtype=bool)
+        if self._suffix:
+            for token, i in self.backend.get_vocab(with_added_tokens=False).items():
+                flags[i] = token.endswith(self._suffix) and self.pieces[i] is not None
         return flags
 
     @cached_property
@@ -1118,6 +1131,19 @@ class ObjectTokenizer(Tokenizer):
             return list(self.library.pieces)
         special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
         return [None if i in special else self._piece(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        # what decodes to no whole character alone is part of one
+        parts = [piece is None and self._decodes_in_part(i) for i, piece in enumerate(self.pieces)]
+        return ["partial character" if part else kind for part, kind in zip(parts, super().kinds, strict=True)]
+
+    def _decodes_in_part(self, i: int) -> bool:
+        special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
+        try:
+            return i not in special and "\ufffd" in self.library.decode([i])
+        except Exception:  # an id that the library cannot decode
+            return False
 
     @cached_property
     def written(self) -> list[str | None]:
