@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from toksuite_nb.supervocab import token_keys
 from toksuite_nb.text import graphemes
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
 
@@ -1045,6 +1046,12 @@ ODD_NORMALISERS = {
         "``a''",
         [(0, 2), (2, 3), (3, 5)],
     ),
+    "the same pair twice": (lambda: byte_bpe(normalizers.Replace("''", '"')), "''''", [(0, 2), (2, 4)]),
+    "pairs and one over": (
+        lambda: byte_bpe(normalizers.Replace("''", '"')),
+        "a'''''b",
+        [(0, 1), (1, 3), (3, 5), (5, 6), (6, 7)],
+    ),
     "marks put in order": (
         lambda: byte_bpe(normalizers.NFC()),
         "q\u0307\u0323",
@@ -1103,6 +1110,41 @@ def test_added_tokens_that_are_normalised_are_found_beside_unknown_ones():
         cut, raw = check_cut(tokenizer, text)
         at = [k for k, i in enumerate(cut.ids) if tokenizer.written[i] in ("<R>", "<Ｒ>")]
         assert [raw[cut.start[k] : cut.end[k]].decode().strip() for k in at] == [text[text.index("<") :].split(" ")[0]]
+
+
+def test_an_added_token_in_the_byte_alphabet_is_told_from_the_model_s_own():
+    backend = byte_bpe()
+    assert backend.token_to_id("Ġthe") is not None, "the model spells ' the' so"
+    backend.add_tokens(["Ġthe"])
+    tokenizer = load_tokenizer(backend, "added")
+    cut, raw = check_cut(tokenizer, "on the Ġthe mat")
+    assert [raw[a:b].decode() for a, b in cut.spans()].count(" the") == 1
+    assert "Ġthe".encode() in [raw[a:b] for a, b in cut.spans()] and cut.exact.all()
+    assert tokenizer.pieces[backend.token_to_id("Ġthe")] == b" the", "what the id decodes to"
+
+
+def test_bytes_stay_bytes_under_a_decoder_that_does_not_say_so():
+    backend = byte_bpe()
+    backend.decoder = decoders.BPEDecoder("</w>")
+    cut, raw = check_cut(load_tokenizer(backend, "decoder"), "né 中")
+    assert cut.exact.all() and b"".join(raw[a:b] for a, b in cut.spans()) == raw
+
+
+def test_a_text_that_the_library_refuses_is_one_clear_error():
+    backend = Backend(models.Unigram([("a", 0.0), ("▁", 0.0)]))
+    with pytest.raises(
+        ValueError, match=r"encode: the tokenizer must take every text, got .* Give its model an unknown token"
+    ):
+        load_tokenizer(backend, "no unknown").encode(["ab"])
+
+
+def test_pieces_at_word_ends_are_flagged():
+    vocabulary = {"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "<unk>": 4}
+    backend = Backend(models.BPE(vocabulary, [], unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer = load_tokenizer(backend, "suffix")
+    assert tokenizer.word_final.tolist() == [False, False, True, True, False]
+    assert tokenizer.pieces[:4] == [b"a", b"b"] * 2
+    assert len(set(token_keys(tokenizer))) == 5, "a letter inside a word is no letter at its end"
 
 
 def test_byt5_reads_text_that_spells_its_special_tokens_as_its_library_does():

@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, cache
 from importlib import import_module
@@ -82,7 +83,9 @@ def source_map(
         if grapheme not in memo:
             memo[grapheme] = _images(grapheme, normalise)
         units += memo[grapheme]
-    start, end = _lay(units, target) or _walk(units, target) or _diff(units, target)
+    start, end = (
+        _lay(units, target) or _walk(units, target, source, normalise) or _diff(units, target)
+    )
     return SourceMap(target, np.array(start, dtype=np.int64), np.array(end, dtype=np.int64), len(source))
 
 # %% ../nbs/20_tokenizer.ipynb #1383a492
@@ -133,12 +136,16 @@ def _lay(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[np.ndarra
     return np.append(np.zeros(ahead, dtype=np.int64), start), np.append(np.zeros(ahead, dtype=np.int64), end)
 
 
-def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int], list[int]] | None:
-    "Lay the images along the target; white space may be dropped or inserted. None if they do not fit."
+def _walk(
+    units: list[tuple[int, bytes, bool]], target: bytes, source: bytes, normalise: Callable[[str], str]
+) -> tuple[list[int], list[int]] | None:
+    "Lay the images along the target; white space may be dropped or inserted, and some parts become one. None if they do not fit."
     start: list[int] = []
     end: list[int] = []
-    here = at = 0
-    for size, image, same in units:
+    here = at = ahead = 0
+    for k, (size, image, same) in enumerate(units):
+        if k < ahead:
+            continue
         if not target.startswith(image, at):
             if target[at : at + 1] == b" " and not image.isspace() and target.startswith(image, at + 1):
                 start.append(here)
@@ -147,7 +154,10 @@ def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
             elif image.isspace():
                 image = b""
             else:
-                return None
+                joined = _joined(units[k : k + 16], target, at, source[here:], normalise)
+                if joined is None:
+                    return None
+                ahead, size, image, same = k + joined[0], joined[1], joined[2], False
         if same and image:
             start.extend(range(here, here + size))
             end.extend(range(here + 1, here + size + 1))
@@ -162,10 +172,23 @@ def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
     return start + [here] * len(rest), end + [here] * len(rest)
 
 
+def _joined(
+    units: list[tuple[int, bytes, bool]], target: bytes, at: int, rest: bytes, normalise: Callable[[str], str]
+) -> tuple[int, int, bytes] | None:
+    "How many of the units become one, their length and their image; None if no number of them fits."
+    size = units[0][0]
+    for k, (more, _, _) in enumerate(units[1:], 2):
+        size += more
+        image = _image(rest[:size].decode(), normalise).encode()
+        if image and target.startswith(image, at):
+            return k, size, image
+    return None
+
+
 def _diff(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int], list[int]]:
     "The same by edit distance between the images and the target, for normalisers that look around."
     images = b"".join(image for _, image, _ in units)
-    fitted = _walk(units, images)
+    fitted = _walk(units, images, b"", _identity)
     source_start, source_end = fitted if fitted else ([], [])
     total = sum(size for size, _, _ in units)
     start: list[int] = []
@@ -768,6 +791,20 @@ def _roles(added: Mapping[int, Any], vocabulary: Mapping[str, int]) -> dict[str,
     return {role: vocabulary[name] for role, name in found.items() if name is not None}
 
 
+@contextmanager
+def _library(name: str) -> Iterator[None]:
+    "A text that the library refuses as a `ValueError`; it raises bare exceptions."
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(
+            f"encode: the tokenizer must take every text, got {str(error)[:120]!r} from {name!r}. Give its model an unknown token or byte "
+            "fallback, or leave the text out."
+        ) from error
+
+
 def _unknown_id(backend: BackendTokenizer, vocabulary: Mapping[str, int]) -> int | None:
     "Id of the token the model writes for what it does not know."
     token = getattr(backend.model, "unk_token", None)
@@ -853,10 +890,22 @@ class HuggingFaceTokenizer(Tokenizer):
         for token, i in self.backend.get_vocab(with_added_tokens=True).items():
             pieces[i] = self._bytes(token, alphabet)
         for i, added in self._added.items():
-            pieces[i] = None if added.special else added.content.encode()
+            if added.special or i not in self._twofold:
+                pieces[i] = None if added.special else added.content.encode()
         for i in self.specials.values():
             pieces[i] = None
         return pieces
+
+    @cached_property
+    def _twofold(self) -> frozenset[int]:
+        # added tokens that the model has too, where their letters stand for other bytes
+        alphabet = byte_alphabet() if self._byte_level else {}
+        own = self.backend.get_vocab(with_added_tokens=False)
+        return frozenset(
+            i
+            for i, added in self._added.items()
+            if own.get(added.content) == i and self._bytes(added.content, alphabet) != added.content.encode()
+        )
 
     def _bytes(self, token: str, alphabet: Mapping[str, int]) -> bytes:
         if self._byte_fallback and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
@@ -927,7 +976,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def cuts(self, texts: Sequence[str]) -> list[Cut]:
         _check_texts("cuts", texts)
-        return self.cuts_of(texts, self.backend.encode_batch(list(texts), add_special_tokens=False))
+        with _library(self.name):
+            encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return self.cuts_of(texts, encodings)
 
     def cuts_of(
         self,
@@ -950,11 +1001,13 @@ class HuggingFaceTokenizer(Tokenizer):
                 low, size = high, 0
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.encodings(texts)]
+        with _library(self.name):
+            return [e.ids for e in self.encodings(texts)]
 
     def _count(self, texts: list[str]) -> np.ndarray:
         # the ids stay with the library
-        return np.fromiter(map(len, self.encodings(texts)), dtype=np.int64, count=len(texts))
+        with _library(self.name):
+            return np.fromiter(map(len, self.encodings(texts)), dtype=np.int64, count=len(texts))
 
     def _fallback_ids(self) -> frozenset[int]:
         if not self._byte_fallback:
@@ -1032,12 +1085,7 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
 
 def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans) -> Cut:
     "A stretch without added tokens that were matched literally; offsets of the library, in characters of the stretch."
-    surfaces = [
-        tokenizer._normalise(tokenizer._added[i].content).encode()
-        if i in tokenizer._added and tokenizer.pieces[i] is not None
-        else tokenizer.pieces[i]
-        for i in ids
-    ]
+    surfaces = [_surface(tokenizer, i, text[slice(*pair)]) for i, pair in zip(ids, offsets, strict=True)]
     mapped = source_map(text, tokenizer._normalise, tokenizer._memo)
     unknown = tokenizer.specials.get("unk")
     dropped = tokenizer._dropped(mapped.target, surfaces)
@@ -1053,6 +1101,17 @@ def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], off
         return cut
     better = _bare_hints(tokenizer, text, ids, mapped)
     return cut if better is None else _assemble(text, ids, surfaces, mapped, lambda: better, unknown)
+
+
+def _surface(tokenizer: HuggingFaceTokenizer, i: int, slice_: str) -> bytes | None:
+    "Bytes of a token in a normalised text, told from its content if it was added."
+    piece = tokenizer.pieces[i]
+    if piece is None or i not in tokenizer._added:
+        return piece
+    spelled = tokenizer._normalise(tokenizer._added[i].content)
+    if i in tokenizer._twofold and tokenizer._normalise(slice_).strip() != spelled.strip():
+        return piece
+    return spelled.encode()
 
 
 def _bare_hints(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], mapped: SourceMap) -> Spans | None:
