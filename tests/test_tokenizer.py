@@ -982,6 +982,17 @@ def test_a_vocabulary_with_an_id_or_bytes_twice_is_refused():
         load_tokenizer(twice, "twice")
 
 
+def test_pieces_that_are_no_list_are_refused():
+    class Odd:
+        vocab_size, encode, decode = 256, lambda self, text: list(text.encode()), lambda self, ids: "x"
+
+        def pieces(self):
+            return []
+
+    with pytest.raises(TypeError, match=r"load_tokenizer: pieces must be a list, got method from 'Odd'"):
+        load_tokenizer(Odd())
+
+
 def test_an_object_that_misstates_itself_is_refused():
     def variant(**members):
         return type("Odd", (Words,), members)()
@@ -1136,6 +1147,49 @@ def test_a_text_that_the_library_refuses_is_one_clear_error():
         ValueError, match=r"encode: the tokenizer must take every text, got .* Give its model an unknown token"
     ):
         load_tokenizer(backend, "no unknown").encode(["ab"])
+
+
+def test_an_id_beyond_all_measure_is_refused_at_once():
+    backend = Backend(models.BPE({"a": 0, "b": 4_000_000_000}, []))
+    with pytest.raises(
+        ValueError, match=r"load_tokenizer: ids must lie below 2\*\*24, got 4000000000 for 'b' among 2 tokens"
+    ):
+        load_tokenizer(backend, "damaged")
+
+
+def test_texts_that_would_be_used_up_or_misread_are_refused():
+    tokenizer = load_tokenizer("bytes")
+    for texts in ((t for t in ["a", "b"]), {"a": "text"}, {"a", "b"}, None, 5):
+        for call in (tokenizer.encode, tokenizer.count, tokenizer.cuts):
+            with pytest.raises(TypeError, match=rf"needs a list of texts, got {type(texts).__name__}\. Make a list"):
+                call(texts)
+    with pytest.raises(TypeError, match=r"tokenize: needs a list, a mapping or a frame of texts, got NoneType"):
+        tokenize(None, [tokenizer])
+    assert tokenize((t for t in ["a", "b"]), [tokenizer]).height == 2
+
+
+def test_a_token_written_twice_in_a_file_is_named(tmp_path):
+    backend = Backend(models.BPE({"a": 0, "b": 1}, []))
+    file = tmp_path / "tokenizer.json"
+    text = backend.to_str()
+    assert text.count('"b":1') == 1
+    file.write_text(text.replace('"b":1', '"b":1,"c":2,"c":3'))
+    with pytest.raises(ValueError, match=r"must differ in their bytes, got 'c' twice, for 2 and 3, for 'tokenizer'"):
+        load_tokenizer(file)
+    file.write_text(text.replace('"b":1', '"b":3'))
+    assert load_tokenizer(file).vocab_size == 4, "ids without a token are allowed"
+
+
+@pytest.mark.parametrize("charset", ["UTF-16", "None"])
+def test_tokenmonster_vocabularies_of_other_charsets_are_refused(charset):
+    class Other(Monster):
+        def charset(self):
+            return charset
+
+    with pytest.raises(
+        ValueError, match=rf"must be of UTF-8 text, got the charset '{charset}'.* trained with charset UTF-8"
+    ):
+        load_tokenizer_as("tokenmonster", Other())
 
 
 def test_pieces_at_word_ends_are_flagged():

@@ -10,7 +10,7 @@ __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'Byt
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -83,9 +83,7 @@ def source_map(
         if grapheme not in memo:
             memo[grapheme] = _images(grapheme, normalise)
         units += memo[grapheme]
-    start, end = (
-        _lay(units, target) or _walk(units, target, source, normalise) or _diff(units, target)
-    )
+    start, end = _lay(units, target) or _walk(units, target, source, normalise) or _diff(units, target)
     return SourceMap(target, np.array(start, dtype=np.int64), np.array(end, dtype=np.int64), len(source))
 
 # %% ../nbs/20_tokenizer.ipynb #1383a492
@@ -488,6 +486,9 @@ def _check_texts(where: str, texts: Sequence[str]) -> None:
     "Texts must be strings that UTF-8 can write."
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{where}: needs a list of texts, got one {type(texts).__name__}. Put it in a list: [text].")
+    if isinstance(texts, Mapping) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
+        # an iterator would be used up by these checks
+        raise TypeError(f"{where}: needs a list of texts, got {type(texts).__name__}. Make a list of it: list(texts).")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(
@@ -818,12 +819,18 @@ def _check_ids(backend: BackendTokenizer, name: str) -> None:
     "One id per token and one token per id; the library itself keeps the last and says nothing."
     vocabulary = backend.get_vocab(with_added_tokens=True)
     taken = set(vocabulary.values())
+    highest = max(taken, default=-1)
+    if highest >= 1 << 24:
+        raise ValueError(
+            f"load_tokenizer: ids must lie below 2**24, got {highest} for {backend.id_to_token(highest)!r} among {len(taken)} tokens for "
+            f"{name!r}. Number the tokens of the vocabulary from 0; the file may be damaged."
+        )
     clash = (
         sorted(token for token, i in vocabulary.items() if backend.id_to_token(i) != token)
         if len(taken) < len(vocabulary)
         else []
     )
-    hidden = [i for i in range(max(taken, default=-1) + 1) if i not in taken and backend.id_to_token(i) is not None]
+    hidden = [i for i in range(highest + 1) if i not in taken and backend.id_to_token(i) is not None]
     if clash:
         raise ValueError(
             f"load_tokenizer: each token needs an id of its own, got the id of {backend.id_to_token(vocabulary[clash[0]])!r} for "
@@ -1292,6 +1299,10 @@ def _check_pieces(pieces: Any, size: int, name: str) -> None:
     "What an object says of its own bytes: one entry per id, no bytes twice."
     if pieces is None:
         return
+    if not isinstance(pieces, Sequence):
+        raise TypeError(
+            f"load_tokenizer: pieces must be a list, got {type(pieces).__name__} from {name!r}. Give the UTF-8 bytes of each id, or None."
+        )
     wrong = next((piece for piece in pieces if not isinstance(piece, (bytes, type(None)))), None)
     if wrong is not None:
         raise TypeError(
@@ -1456,6 +1467,12 @@ class TokenMonsterTokenizer(Tokenizer):
         vocabulary: Any,  # `tokenmonster.Vocab`
         name: str,  # Shown in frames
     ) -> None:
+        charset = vocabulary.charset() if hasattr(vocabulary, "charset") else "UTF-8"
+        if charset != "UTF-8":
+            raise ValueError(
+                f"load_tokenizer: a TokenMonster vocabulary must be of UTF-8 text, got the charset {charset!r} for {name!r}. Byte spans of its tokens "
+                "are not defined here; take a vocabulary that was trained with charset UTF-8."
+            )
         entries = vocabulary.get_dictionary()
         self.table = {
             int(entry["id"]): entry for entry in (entries.values() if isinstance(entries, Mapping) else entries)
@@ -1765,7 +1782,28 @@ def _from_file(path: Path, name: str) -> Tokenizer:
         )
     if b'"token_bytes"' in path.read_bytes()[:4096]:
         return _read(path, lambda: _tekken_file(path, name))
-    return _read(path, lambda: HuggingFaceTokenizer(BackendTokenizer.from_file(str(path)), name, _declared_roles(path)))
+    return _read(path, lambda: _backend_file(path, name))
+
+
+def _backend_file(path: Path, name: str) -> Tokenizer:
+    tokenizer = HuggingFaceTokenizer(BackendTokenizer.from_file(str(path)), name, _declared_roles(path))
+    if None in tokenizer.written:
+        # an id without a token may be that of one written twice, of which the library keeps the last
+        json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _once(pairs, name))
+    return tokenizer
+
+
+def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    "The entries of an object in a file, none of them twice."
+    entries: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in entries:
+            raise ValueError(
+                f"load_tokenizer: the tokens of a vocabulary must differ in their bytes, got {key!r} twice, for {entries[key]!r} and {value!r}, for "
+                f"{name!r}. Remove the repeated entries; an id that cannot be produced would be counted."
+            )
+        entries[key] = value
+    return entries
 
 
 def _declared_roles(path: Path) -> dict[str, int] | None:
@@ -1997,6 +2035,10 @@ def _named_texts(texts: Any) -> dict[str, str]:
         return dict(zip(ids, texts["text"].to_list(), strict=True))
     if isinstance(texts, Mapping):
         return {str(i): text for i, text in texts.items()}
+    if not isinstance(texts, Iterable):
+        raise TypeError(
+            f"tokenize: needs a list, a mapping or a frame of texts, got {type(texts).__name__}. Put the texts in a list."
+        )
     return {str(i): text for i, text in enumerate(texts)}
 
 
