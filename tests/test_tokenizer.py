@@ -1180,6 +1180,14 @@ def test_a_token_written_twice_in_a_file_is_named(tmp_path):
     assert load_tokenizer(file).vocab_size == 4, "ids without a token are allowed"
 
 
+def test_tokenmonster_types_may_be_numbers():
+    named, numbered = Monster(), Monster()
+    numbers = {"regular": 0, "single": 1, "special": 2, "unk": 3}
+    numbered.table = {i: {**entry, "type": numbers[entry["type"]]} for i, entry in named.table.items()}
+    one, other = (load_tokenizer_as("tokenmonster", library) for library in (named, numbered))
+    assert one.pieces == other.pieces and b"\xe4" in other.pieces
+
+
 @pytest.mark.parametrize("charset", ["UTF-16", "None"])
 def test_tokenmonster_vocabularies_of_other_charsets_are_refused(charset):
     class Other(Monster):

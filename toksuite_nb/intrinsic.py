@@ -731,9 +731,9 @@ def _tokens(
             found = reader.tokenizer.backend.encode_batch([texts[k] for k in slow], add_special_tokens=False)
         else:
             found = [encodings[k] for k in slow]
-        offsets = np.fromiter(
-            chain.from_iterable(pair for e in found for pair in e.offsets), dtype=np.int64
-        ).reshape(-1, 2)
+        offsets = np.fromiter(chain.from_iterable(pair for e in found for pair in e.offsets), dtype=np.int64).reshape(
+            -1, 2
+        )
         low, high, held = _offered([texts[k] for k in slow], reader, ids[own], sizes[slow], offsets)
         base = np.repeat(page.edge[slow], sizes[slow])
         start[own], end[own] = low + base, high + base

@@ -1474,8 +1474,11 @@ class TokenMonsterTokenizer(Tokenizer):
                 "are not defined here; take a vocabulary that was trained with charset UTF-8."
             )
         entries = vocabulary.get_dictionary()
+        # its documentation numbers the types, its tables may name them
+        names = {0: "regular", 1: "single", 2: "special", 3: "unk", "byte": "single"}
         self.table = {
-            int(entry["id"]): entry for entry in (entries.values() if isinstance(entries, Mapping) else entries)
+            int(entry["id"]): {**entry, "type": names.get(entry["type"], entry["type"])}
+            for entry in (entries.values() if isinstance(entries, Mapping) else entries)
         }
         unknown = vocabulary.unk_token_id()
         super().__init__(name, max(self.table, default=-1) + 1, {} if unknown is None else {"unk": unknown})
