@@ -86,6 +86,59 @@ def limited():
     return backend
 
 
+def decoded(*steps):
+    backend = byte_bpe()
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), *steps])
+    return backend
+
+
+def suffixed():
+    "CLIP's way: the last piece of a word is another token than the same letters inside one."
+    backend = Backend(models.BPE(end_of_word_suffix="</w>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.BPEDecoder("</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        end_of_word_suffix="</w>",
+    )  # fmt: skip
+    backend.train_from_iterator([*WORDS, *NUMBERS], trainer)
+    return backend
+
+
+def metaspace(scheme):
+    backend = Backend(
+        models.BPE({"<unk>": 0, "▁": 1} | {chr(c): c - 0x1F for c in range(0x21, 0x7F)}, [], unk_token="<unk>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    backend.add_special_tokens(["<s>"])
+    return backend
+
+
+def words():
+    known = ["[UNK]", "the", "cat", "The", "a", "b", "e", "A", "B", "E", "é", "e\u0301", "1", "2", "aa"]
+    backend = Backend(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return backend
+
+
+class ByteObject:
+    "Bytes behind encode and decode only; `before` and `after` say what it does to the text."
+
+    vocab_size = 256
+
+    def __init__(self, before=str, after=str):
+        self.before, self.after = before, after
+
+    def encode(self, text):
+        return list(self.before(text).encode())
+
+    def decode(self, ids):
+        return self.after(bytes(ids).decode("utf-8", "replace"))
+
+
 def digits(pattern):
     return [pre_tokenizers.Split(Regex(pattern), "isolated")]
 
@@ -215,7 +268,10 @@ ZOO = {
         | LOSSES,
     ),
     "text in front": (lambda: byte_bpe(normalizers.Prepend("_")), {"text put around": "'_' in front"} | LOSSES),
-    "straight quotes": (lambda: byte_bpe(normalizers.Replace("\u2019", "'")), {"characters replaced": "present"}),
+    "straight quotes": (
+        lambda: byte_bpe(normalizers.Replace("\u2019", "'")),
+        {"characters replaced": "present"} | LOSSES,
+    ),
     "zeros": (
         lambda: byte_bpe(normalizers.Replace(Regex(r"\d"), "0")),
         {"characters replaced": "present", "unreachable tokens": "present"} | LOSSES,
@@ -269,6 +325,132 @@ ZOO = {
             "text that spells a special token": "read as special",
             "double BOS": "always",
         },
+    ),
+    "spaces removed": (
+        lambda: byte_bpe(normalizers.Replace(" ", "")),
+        {"white space": "dropped", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "no-break spaces": (
+        lambda: byte_bpe(normalizers.Replace("\u00a0", " ")),
+        {"white space": "no-break spaces become spaces"} | LOSSES,
+    ),
+    "two line ends": (
+        lambda: byte_bpe(normalizers.Replace("\r\n", "\n")),
+        {"white space": "line ends unified"} | LOSSES,
+    ),
+    "nulls": (
+        lambda: byte_bpe(normalizers.Replace("\x00", "")),
+        {"invisible characters": "removed", "unreachable tokens": "present"},
+    ),
+    "variation selectors": (lambda: byte_bpe(normalizers.Replace("\ufe0f", "")), {"invisible characters": "removed"}),
+    "Turkish capital": (
+        lambda: byte_bpe(normalizers.Replace("\u0130", "i")),
+        {"characters replaced": "present"} | LOSSES,
+    ),
+    "ASCII capitals": (
+        lambda: byte_bpe(normalizers.Sequence([normalizers.Replace(chr(c), chr(c + 32)) for c in range(65, 91)])),
+        {"case": "lower-cased", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "accents, no form": (
+        lambda: byte_bpe(normalizers.StripAccents()),
+        {"accents": "stripped in part"} | LOSSES,
+    ),
+    "accents that NFC leaves": (
+        lambda: byte_bpe(normalizers.Sequence([normalizers.NFC(), normalizers.StripAccents()])),
+        {"accents": "stripped in part", "normal form": "NFC"} | LOSSES,
+    ),
+    "lower case, accents": (
+        lambda: byte_bpe(
+            normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+        ),
+        {"normal form": "NFD", "case": "lower-cased", "accents": "stripped", "unreachable tokens": "present"} | LOSSES,
+    ),
+    "twos left": (lambda: byte_bpe(before=digits(r"\d{1,2}"), size=3000), {"digits": "twos from the left"}),
+    "twos right": (
+        lambda: byte_bpe(before=digits(r"\d{1,2}(?=(\d{2})*(\D|$))"), size=3000),
+        {"digits": "twos from the right"},
+    ),
+    "cleanup by the decoder": (lambda: decoded(decoders.Replace(" ,", ",")), LOSSES),
+    "capital by the decoder": (lambda: decoded(decoders.Replace("A", "a")), LOSSES),
+    "word ends": (
+        suffixed,
+        {
+            **dict.fromkeys(("normal form", "accents", "characters replaced"), "not known"),
+            "white space": "dropped",
+            "unknown characters": "dropped",
+            "digits": "single digits",
+            "unreachable tokens": "present",
+        }
+        | LOSSES,
+    ),
+    "space at the start only": (
+        lambda: metaspace("first"),
+        {
+            "prefix space": "added at the start only",
+            "unknown characters": "unknown token",
+            "digits": "single digits",
+            "text that spells a special token": "read as special",
+            "partial characters": "none",
+            "accents": "not known",
+            "normal form": "not known",
+        }
+        | LOSSES,
+    ),
+    "space behind special tokens": (
+        lambda: metaspace("always"),
+        {
+            "prefix space": "added, also behind special tokens",
+            "unknown characters": "unknown token",
+            "digits": "single digits",
+            "text that spells a special token": "read as special",
+            "partial characters": "none",
+            "accents": "not known",
+            "normal form": "not known",
+        }
+        | LOSSES,
+    ),
+    "whole words": (
+        words,
+        {
+            "white space": "dropped",
+            "characters replaced": "not known",
+            "spaces put inside": "not known",
+            "unknown characters": "unknown token",
+            "long words": "unknown beyond 2 characters",
+            "digits": "not known",
+            "text that spells a special token": "read as text",
+            "partial characters": "none",
+        }
+        | LOSSES,
+    ),
+    "object": (ByteObject, {"digits": "single digits", "partial characters": "present"}),
+    "object, cleanup": (
+        lambda: ByteObject(after=lambda text: text.replace(" ,", ",").replace(" '", "'")),
+        {"digits": "single digits", "partial characters": "present"} | LOSSES,
+    ),
+    "object, question marks": (
+        lambda: ByteObject(lambda text: text.encode("ascii", "replace").decode()),
+        {
+            "accents": "letters lost",
+            "normal form": "not known",
+            "characters replaced": "present",
+            "unknown characters": "replaced by other text",
+            "digits": "single digits",
+            "partial characters": "present",
+        }
+        | LOSSES,
+    ),
+    "object, ASCII only": (
+        lambda: ByteObject(lambda text: text.encode("ascii", "ignore").decode()),
+        {
+            "accents": "letters lost",
+            "characters replaced": "present",
+            "invisible characters": "removed",
+            "unknown characters": "dropped",
+            "digits": "single digits",
+            "partial characters": "present",
+        }
+        | LOSSES,
     ),
     "same bytes": (
         lambda: byte_bpe(added=[" the"]),
@@ -333,6 +515,15 @@ def test_a_tiny_vocabulary_is_unverifiable_and_not_guessed():
     for finding in ("normal form", "case", "accents", "characters replaced", "white space", "spaces put inside",
                     "invisible characters", "long words", "digits"):  # fmt: skip
         assert status[finding] == "unverifiable", f"{finding} was guessed from unknown tokens"
+
+
+def test_an_unknown_bracket_is_no_name_that_is_read():
+    names = ["<unk>", "▁", *"unkabe"]
+    backend = Backend(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>"))
+    backend.add_special_tokens([])
+    frame = tokenizer_card(backend)
+    assert backend.encode("<unk>").ids.count(0) == 2, "the brackets are unknown"
+    assert values(frame)["text that spells a special token"] == "read as text"
 
 
 def test_an_object_with_encode_and_decode_gets_a_card():

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from toksuite_nb.supervocab import token_keys
 from toksuite_nb.text import graphemes
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
 
@@ -981,6 +982,17 @@ def test_a_vocabulary_with_an_id_or_bytes_twice_is_refused():
         load_tokenizer(twice, "twice")
 
 
+def test_pieces_that_are_no_list_are_refused():
+    class Odd:
+        vocab_size, encode, decode = 256, lambda self, text: list(text.encode()), lambda self, ids: "x"
+
+        def pieces(self):
+            return []
+
+    with pytest.raises(TypeError, match=r"load_tokenizer: pieces must be a list, got method from 'Odd'"):
+        load_tokenizer(Odd())
+
+
 def test_an_object_that_misstates_itself_is_refused():
     def variant(**members):
         return type("Odd", (Words,), members)()
@@ -1045,6 +1057,12 @@ ODD_NORMALISERS = {
         "``a''",
         [(0, 2), (2, 3), (3, 5)],
     ),
+    "the same pair twice": (lambda: byte_bpe(normalizers.Replace("''", '"')), "''''", [(0, 2), (2, 4)]),
+    "pairs and one over": (
+        lambda: byte_bpe(normalizers.Replace("''", '"')),
+        "a'''''b",
+        [(0, 1), (1, 3), (3, 5), (5, 6), (6, 7)],
+    ),
     "marks put in order": (
         lambda: byte_bpe(normalizers.NFC()),
         "q\u0307\u0323",
@@ -1103,6 +1121,92 @@ def test_added_tokens_that_are_normalised_are_found_beside_unknown_ones():
         cut, raw = check_cut(tokenizer, text)
         at = [k for k, i in enumerate(cut.ids) if tokenizer.written[i] in ("<R>", "<Ｒ>")]
         assert [raw[cut.start[k] : cut.end[k]].decode().strip() for k in at] == [text[text.index("<") :].split(" ")[0]]
+
+
+def test_an_added_token_in_the_byte_alphabet_is_told_from_the_model_s_own():
+    backend = byte_bpe()
+    assert backend.token_to_id("Ġthe") is not None, "the model spells ' the' so"
+    backend.add_tokens(["Ġthe"])
+    tokenizer = load_tokenizer(backend, "added")
+    cut, raw = check_cut(tokenizer, "on the Ġthe mat")
+    assert [raw[a:b].decode() for a, b in cut.spans()].count(" the") == 1
+    assert "Ġthe".encode() in [raw[a:b] for a, b in cut.spans()] and cut.exact.all()
+    assert tokenizer.pieces[backend.token_to_id("Ġthe")] == b" the", "what the id decodes to"
+
+
+def test_bytes_stay_bytes_under_a_decoder_that_does_not_say_so():
+    backend = byte_bpe()
+    backend.decoder = decoders.BPEDecoder("</w>")
+    cut, raw = check_cut(load_tokenizer(backend, "decoder"), "né 中")
+    assert cut.exact.all() and b"".join(raw[a:b] for a, b in cut.spans()) == raw
+
+
+def test_a_text_that_the_library_refuses_is_one_clear_error():
+    backend = Backend(models.Unigram([("a", 0.0), ("▁", 0.0)]))
+    with pytest.raises(
+        ValueError, match=r"encode: the tokenizer must take every text, got .* Give its model an unknown token"
+    ):
+        load_tokenizer(backend, "no unknown").encode(["ab"])
+
+
+def test_an_id_beyond_all_measure_is_refused_at_once():
+    backend = Backend(models.BPE({"a": 0, "b": 4_000_000_000}, []))
+    with pytest.raises(
+        ValueError, match=r"load_tokenizer: ids must lie below 2\*\*24, got 4000000000 for 'b' among 2 tokens"
+    ):
+        load_tokenizer(backend, "damaged")
+
+
+def test_texts_that_would_be_used_up_or_misread_are_refused():
+    tokenizer = load_tokenizer("bytes")
+    for texts in ((t for t in ["a", "b"]), {"a": "text"}, {"a", "b"}, None, 5):
+        for call in (tokenizer.encode, tokenizer.count, tokenizer.cuts):
+            with pytest.raises(TypeError, match=rf"needs a list of texts, got {type(texts).__name__}\. Make a list"):
+                call(texts)
+    with pytest.raises(TypeError, match=r"tokenize: needs a list, a mapping or a frame of texts, got NoneType"):
+        tokenize(None, [tokenizer])
+    assert tokenize((t for t in ["a", "b"]), [tokenizer]).height == 2
+
+
+def test_a_token_written_twice_in_a_file_is_named(tmp_path):
+    backend = Backend(models.BPE({"a": 0, "b": 1}, []))
+    file = tmp_path / "tokenizer.json"
+    text = backend.to_str()
+    assert text.count('"b":1') == 1
+    file.write_text(text.replace('"b":1', '"b":1,"c":2,"c":3'))
+    with pytest.raises(ValueError, match=r"must differ in their bytes, got 'c' twice, for 2 and 3, for 'tokenizer'"):
+        load_tokenizer(file)
+    file.write_text(text.replace('"b":1', '"b":3'))
+    assert load_tokenizer(file).vocab_size == 4, "ids without a token are allowed"
+
+
+def test_tokenmonster_types_may_be_numbers():
+    named, numbered = Monster(), Monster()
+    numbers = {"regular": 0, "single": 1, "special": 2, "unk": 3}
+    numbered.table = {i: {**entry, "type": numbers[entry["type"]]} for i, entry in named.table.items()}
+    one, other = (load_tokenizer_as("tokenmonster", library) for library in (named, numbered))
+    assert one.pieces == other.pieces and b"\xe4" in other.pieces
+
+
+@pytest.mark.parametrize("charset", ["UTF-16", "None"])
+def test_tokenmonster_vocabularies_of_other_charsets_are_refused(charset):
+    class Other(Monster):
+        def charset(self):
+            return charset
+
+    with pytest.raises(
+        ValueError, match=rf"must be of UTF-8 text, got the charset '{charset}'.* trained with charset UTF-8"
+    ):
+        load_tokenizer_as("tokenmonster", Other())
+
+
+def test_pieces_at_word_ends_are_flagged():
+    vocabulary = {"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "<unk>": 4}
+    backend = Backend(models.BPE(vocabulary, [], unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer = load_tokenizer(backend, "suffix")
+    assert tokenizer.word_final.tolist() == [False, False, True, True, False]
+    assert tokenizer.pieces[:4] == [b"a", b"b"] * 2
+    assert len(set(token_keys(tokenizer))) == 5, "a letter inside a word is no letter at its end"
 
 
 def test_byt5_reads_text_that_spells_its_special_tokens_as_its_library_does():

@@ -94,12 +94,15 @@ def _spelled(tokenizer: Tokenizer, text: str) -> str | None:
     "What the tokens of `text` spell; None if some of it is unknown."
     cut = tokenizer.cut(text)
     pieces = [tokenizer.pieces[i] for i in cut.ids]
-    whole = None not in pieces and not any(why != "removed by the normaliser" for _, _, why in cut.lost)
+    known = tokenizer.specials.get("unk") not in cut.ids and not any(
+        why != "removed by the normaliser" for _, _, why in cut.lost
+    )
     try:
-        spelled = b"".join(piece or b"" for piece in pieces).decode() if whole else tokenizer.normalise(text)
+        # an object that only decodes may have no bytes for each of its tokens
+        spelled = b"".join(pieces).decode() if known and None not in pieces else tokenizer.normalise(text)  # type: ignore[arg-type]
     except UnicodeDecodeError:
         return None
-    return None if not whole and spelled == text else spelled
+    return None if not known and spelled == text else spelled
 
 
 @lru_cache(maxsize=1)
@@ -167,7 +170,7 @@ def _case(tokenizer: Tokenizer) -> Finding:
     return Finding("case", "kept", "pass", f"{len(upper)} texts with capitals keep them, e.g. {next(iter(upper))!r}")
 
 
-_accented = ("\u00e9", "e\u0301", "caf\u00e9", "\u00f1", "\u00fc", "\u00e7", "\u015f", "\u00e0", "\u00f6")
+_accented = ("\u00e9", "e\u0301", "caf\u00e9", "\u00f1", "\u00fc", "\u00e7", "\u015f", "\u00e0", "\u00f6", "q\u0301")
 
 
 def _bare(text: str) -> str:
@@ -175,8 +178,18 @@ def _bare(text: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
 
 
+def _skeleton(text: str) -> str:
+    "What all normal forms, cases and strippings of a text have in common."
+    return _bare(unicodedata.normalize("NFKD", text)).casefold().replace(" ", "")
+
+
 def _accents(tokenizer: Tokenizer) -> Finding:
-    images = _images(tokenizer, _accented)
+    found = _images(tokenizer, _accented)
+    images = {text: image for text, image in found.items() if _skeleton(image) == _skeleton(text)}
+    other = [f"{_shown(text)} becomes {_shown(image)}" for text, image in found.items() if text not in images]
+    if other:
+        # a letter that became another one, or nothing, says nothing of its accent
+        return Finding("accents", "letters lost", "warn", "; ".join(other[:2]))
     if not images:
         return Finding("accents", "not known", "unverifiable", "no accented letter of the probes is in the vocabulary")
     gone = {text: image for text, image in images.items() if image == _bare(text)}
@@ -213,9 +226,11 @@ _form_probes = (
 
 def _form(tokenizer: Tokenizer, case: str, accents: str) -> Finding:
     "Which normal form predicts all images, given the rules for case and accents."
-    # spaces put in, and characters dropped, are findings of their own
+    # spaces put in, and characters dropped or replaced, are findings of their own
     images = {
-        text: bare for text, image in _images(tokenizer, _form_probes).items() if (bare := image.replace(" ", ""))
+        text: image.replace(" ", "")
+        for text, image in _images(tokenizer, _form_probes).items()
+        if _skeleton(image) == _skeleton(text)
     }
     told = {
         text: image
@@ -226,10 +241,11 @@ def _form(tokenizer: Tokenizer, case: str, accents: str) -> Finding:
         return Finding(
             "normal form", "not known", "unverifiable", "no probe that tells normal forms apart is in the vocabulary"
         )
+    # a rule for ASCII capitals leaves the others as they are
     fitting = [
-        form for form in _forms if all(_predict(text, form, case, accents) == image for text, image in told.items())
+        form for form in _forms if all(image in _cased(text, form, case, accents) for text, image in told.items())
     ]
-    changed = [(text, image) for text, image in told.items() if _predict(text, "none", case, accents) != image]
+    changed = [(text, image) for text, image in told.items() if image not in _cased(text, "none", case, accents)]
     sample = (
         "; ".join(f"{_shown(text)} becomes {_shown(image)}" for text, image in changed[:3])
         or f"{len(told)} probes stay as they are"
@@ -245,8 +261,14 @@ def _form(tokenizer: Tokenizer, case: str, accents: str) -> Finding:
     )
 
 
+def _cased(text: str, form: str, case: str, accents: str) -> tuple[str, str]:
+    return _predict(text, form, case, accents), _predict(text, form, "kept", accents)
+
+
 def _predict(text: str, form: str, case: str, accents: str) -> str:
     text = text if form == "none" else unicodedata.normalize(form, text)  # type: ignore[arg-type]
+    if accents in ("stripped in part", "letters lost"):
+        text = "".join(char for char in text if unicodedata.category(char) != "Mn")
     if accents == "stripped":
         # marks go, and what they stood on stays as the form left it
         text = "".join(
@@ -263,14 +285,20 @@ _kept_by_forms = (
 )  # fmt: skip
 
 
-def _replaced(tokenizer: Tokenizer, case: str, accents: str) -> Finding:
+def _replaced(tokenizer: Tokenizer, form: str, case: str, accents: str) -> Finding:
     "Characters that become others, beyond case, accents and normal form."
-    images = {text: image.replace(" ", "") for text, image in _images(tokenizer, _kept_by_forms).items()}
+    form = form if form in _forms else "none"
+    probes = (*_kept_by_forms, *(("\u0130",) if accents == "kept" else ()))
+    images = {text: image.replace(" ", "") for text, image in _images(tokenizer, probes).items()}
     if not images:
         return Finding(
             "characters replaced", "not known", "unverifiable", "no character of the probes is in the vocabulary"
         )
-    changed = {text: image for text, image in images.items() if image != _predict(text, "none", case, accents)}
+    changed = {
+        text: image for text, image in images.items() if image not in (text, _predict(text, form, case, accents))
+    }
+    formed = _images(tokenizer, _form_probes)
+    changed |= {text: image for text, image in formed.items() if _skeleton(image) != _skeleton(text)}
     if changed:
         sample = "; ".join(f"{_shown(text)} becomes {_shown(image)}" for text, image in list(changed.items())[:4])
         return Finding("characters replaced", "present", "warn", sample, len(changed))
@@ -307,8 +335,26 @@ def _prefix(tokenizer: Tokenizer) -> Finding:
     made = [cut for cut in cuts if cut.ids and (tokenizer.pieces[cut.ids[0]] or b"").startswith(b" ")]
     if made:
         shown = [tokenizer.pieces[i] for i in made[0].ids]
-        return Finding("prefix space", "added", "note", f"{made[0].text!r} is cut into {shown}")
+        evidence = f"{made[0].text!r} is cut into {shown}"
+        behind = _behind_special(tokenizer)
+        if behind is None:
+            return Finding("prefix space", "added", "note", evidence)
+        text, spaced = behind
+        value = "added, also behind special tokens" if spaced else "added at the start only"
+        return Finding("prefix space", value, "note", f"{evidence}; in {text!r} 'a' gets {'one' if spaced else 'none'}")
     return Finding("prefix space", "none", "pass", "no token of 'a', 'the', '1' begins with a space")
+
+
+def _behind_special(tokenizer: Tokenizer) -> tuple[str, bool] | None:
+    "A text with a letter behind a special token, and whether the letter gets a space; None if no special token is read."
+    for i, written in enumerate(tokenizer.written):
+        if not written or tokenizer.pieces[i] is not None or i == tokenizer.specials.get("unk"):
+            continue
+        ids = tokenizer.encode([f"{written}a"])[0]
+        at = ids.index(i) + 1 if i in ids else len(ids)
+        if at < len(ids):
+            return f"{written}a", (tokenizer.pieces[ids[at]] or b"").startswith(b" ")
+    return None
 
 
 def _affixes(tokenizer: Tokenizer) -> Finding:
@@ -338,12 +384,15 @@ def _inserted(tokenizer: Tokenizer) -> Finding:
     return Finding("spaces put inside", "none", "pass", f"{len(images)} texts without spaces stay without", 0)
 
 
-def _white_space(tokenizer: Tokenizer, prefix: bool) -> Finding:
+def _white_space(tokenizer: Tokenizer, prefix: bool, form: str) -> Finding:
     a, found, evidence = _known(tokenizer), [], []
     if a is None:
         return Finding("white space", "not known", "unverifiable", "none of the letters tried is in the vocabulary")
     between = tokenizer.cut(f"{a} {a}")
-    dropped = any(why == "in no token" for _, _, why in between.lost)
+    at = len(a.encode())
+    dropped = any(
+        low <= at < high and why in ("in no token", "removed by the normaliser") for low, high, why in between.lost
+    )
     tests = {
         "runs collapsed": (f"{a}  {a}", f"{a} {a}"),
         "end stripped": (f"{a} ", a),
@@ -352,6 +401,10 @@ def _white_space(tokenizer: Tokenizer, prefix: bool) -> Finding:
         "line ends become spaces": (f"{a}\n{a}", f"{a} {a}"),
         "tabs become spaces": (f"{a}\t{a}", f"{a} {a}"),
     }
+    if form not in ("NFKC", "NFKD"):
+        tests["no-break spaces become spaces"] = (f"{a}\u00a0{a}", f"{a} {a}")
+    if not _same(tokenizer, *tests["line ends become spaces"]):
+        tests["line ends unified"] = (f"{a}\r\n{a}", f"{a}\n{a}")
     for name, (text, other) in tests.items():
         if _same(tokenizer, text, other) and not (
             name == "start stripped" and "runs collapsed" in found and prefix and "end stripped" not in found
@@ -379,18 +432,25 @@ _invisible = {
     "\u200b": "ZERO WIDTH SPACE",
     "\u00ad": "SOFT HYPHEN",
     "\ufeff": "BYTE ORDER MARK",
+    "\u2060": "WORD JOINER",
+    "\u200e": "LEFT-TO-RIGHT MARK",
+    "\ufe0f": "VARIATION SELECTOR-16",
+    "\u0000": "NULL",
     "\u0007": "BELL",
 }
 
 
-def _invisibles(tokenizer: Tokenizer) -> Finding:
+def _invisibles(tokenizer: Tokenizer, accents: str) -> Finding:
     a = _known(tokenizer)
     if a is None:
         return Finding(
             "invisible characters", "not known", "unverifiable", "none of the letters tried is in the vocabulary"
         )
-    lost = [name for char, name in _invisible.items() if _same(tokenizer, f"{a}{char}{a}", a * 2)]
-    spaced = [name for char, name in _invisible.items() if _same(tokenizer, f"{a}{char}{a}", f"{a} {a}")]
+    tried = {c: name for c, name in _invisible.items() if accents == "kept" or unicodedata.category(c) != "Mn"}
+    lost = [name for char, name in tried.items() if _same(tokenizer, f"{a}{char}{a}", a * 2)]
+    spaced = [
+        name for char, name in tried.items() if name not in lost and _same(tokenizer, f"{a}{char}{a}", f"{a} {a}")
+    ]
     said = [f"{', '.join(names)} {what}" for names, what in ((lost, "removed"), (spaced, "read as a space")) if names]
     if said:
         return Finding(
@@ -400,7 +460,7 @@ def _invisibles(tokenizer: Tokenizer) -> Finding:
             "; ".join(said),
             len(lost) + len(spaced),
         )
-    return Finding("invisible characters", "kept", "pass", f"{len(_invisible)} of them change the ids of {a * 2!r}")
+    return Finding("invisible characters", "kept", "pass", f"{len(tried)} of them change the ids of {a * 2!r}")
 
 # %% ../nbs/24_card.ipynb #9ade4551
 _rare = ("\U00013080", "\U0001f9ff", "\ua66e", "\U00020b9f", "\u1f77", "\U0001d538", "\u2603", "\U0001e922")
@@ -412,7 +472,9 @@ def _unknown(tokenizer: Tokenizer) -> Finding:
         cut = tokenizer.cut(char)
         seen = {tokenizer.kinds[i] for i in cut.ids} - {"whole"}
         silent = {why for _, _, why in cut.lost} & {"not in the vocabulary", "in no token", "removed by the normaliser"}
-        for kind in ["dropped"] if silent else sorted(seen):
+        image = _image(tokenizer, char)
+        other = bool(image) and _skeleton(image or "") != _skeleton(char)
+        for kind in ["dropped"] if silent else ["other text"] if other else sorted(seen):
             kinds.setdefault(kind, []).append(char)
     shown = "; ".join(
         f"{kind}: {', '.join(f'U+{ord(c):04X}' for c in chars[:3])}" for kind, chars in sorted(kinds.items())
@@ -421,6 +483,8 @@ def _unknown(tokenizer: Tokenizer) -> Finding:
         return Finding("unknown characters", "dropped", "fail", shown, len(kinds["dropped"]))
     if "unknown" in kinds:
         return Finding("unknown characters", "unknown token", "warn", shown, len(kinds["unknown"]))
+    if "other text" in kinds:
+        return Finding("unknown characters", "replaced by other text", "warn", shown, len(kinds["other text"]))
     if "fallback" in kinds:
         return Finding("unknown characters", "byte fallback", "pass", shown, len(kinds["fallback"]))
     if "partial character" in kinds:
@@ -465,8 +529,10 @@ def _digits(tokenizer: Tokenizer) -> Finding:
         cut = tokenizer.cut(number)
         if cut.exact.all() and not cut.lost:
             sizes[number] = [end - start for start, end in cut.spans() if end > start]
-    if not sizes:
-        return Finding("digits", "not known", "unverifiable", "no digit of the probes is in the vocabulary")
+    if max(map(len, sizes), default=0) < 2:
+        return Finding(
+            "digits", "not known", "unverifiable", "no number of two or more digits of the probes is in the vocabulary"
+        )
     sample = max(sizes, key=lambda number: (len(number), sizes[number] != [1] * len(number)))
     at, shown = 0, []
     for size in sizes[sample]:
@@ -474,15 +540,19 @@ def _digits(tokenizer: Tokenizer) -> Finding:
         at += size
     rules: dict[str, Callable[[int], list[int]]] = {
         "single digits": lambda n: [1] * n,
+        "twos from the left": lambda n: [2] * (n // 2) + [n % 2] * (n % 2 > 0),
+        "twos from the right": lambda n: [n % 2] * (n % 2 > 0) + [2] * (n // 2),
         "threes from the left": lambda n: [3] * (n // 3) + [n % 3] * (n % 3 > 0),
         "threes from the right": lambda n: [n % 3] * (n % 3 > 0) + [3] * (n // 3),
         "whole numbers": lambda n: [n],
     }
-    value = next(
-        (name for name, rule in rules.items() if all(rule(len(number)) == cut for number, cut in sizes.items())),
-        "by merges",
-    )
-    return Finding("digits", value, "note", f"{sample} is cut {'|'.join(shown)}; {len(sizes)} numbers looked at")
+    fitting = [name for name, rule in rules.items() if all(rule(len(number)) == cut for number, cut in sizes.items())]
+    evidence = f"{sample} is cut {'|'.join(shown)}; {len(sizes)} numbers looked at"
+    if len(fitting) > 1:
+        return Finding(
+            "digits", "not known", "unverifiable", f"{evidence}, which do not tell {', '.join(fitting)} apart"
+        )
+    return Finding("digits", fitting[0] if fitting else "by merges", "note", evidence)
 
 
 def _superwords(tokenizer: Tokenizer) -> Finding:
@@ -521,7 +591,7 @@ def _specials(tokenizer: Tokenizer) -> list[Finding]:
     read = {
         i: text
         for (i, text), ids, inner in zip(spelled, found, missing, strict=True)
-        if i in ids and not (roles.get(i) == "unk" and i in inner)
+        if i in ids and not (roles.get(i) == "unk" and (i in inner or _beside_unknown(tokenizer, ids, i)))
     }
     twice = [i for i in before if before.count(i) > 1]
     again = [i for i in before if i in read]
@@ -560,6 +630,11 @@ def _specials(tokenizer: Tokenizer) -> list[Finding]:
         )
     return [wrapped, double, looking]
 
+
+def _beside_unknown(tokenizer: Tokenizer, ids: Sequence[int], unknown: int) -> bool:
+    "Whether tokens of letters stand beside the unknown one: then it is a bracket that is unknown, not the name that is read."
+    return any(i != unknown and (tokenizer.pieces[i] or b"").strip() for i in ids)
+
 # %% ../nbs/24_card.ipynb #97f65ec7
 def _limits(tokenizer: Tokenizer) -> Finding:
     said = []
@@ -590,6 +665,14 @@ _trips = (
     "don't stop",
     "\u2603",
     "x=[1, 2]",
+    "A , B . C ! D ?",
+    "it 's , they 're , do n't",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "abcdefghijklmnopqrstuvwxyz",
+    "\u201cso\u201d \u2019 \u2013 \u20ac",
+    "a\tb\r\nc\u00a0d",
+    "<b> & </b> #1_@~",
+    "\u0130\u0131\u00df",
 )
 
 
@@ -639,9 +722,18 @@ def _reach(tokenizer: Tokenizer) -> list[Finding]:
         if left
         else Finding("unreachable tokens", "none", "pass", f"each of {tried} tokens comes out of a text", 0)
     )
+    unsaid = [i for i in partial if tokenizer.pieces[i] is None]
     first = ", ".join(repr(tokenizer.pieces[i]) for i in long[:3])
     split = (
         Finding(
+            "partial characters",
+            "present",
+            "note",
+            f"{len(unsaid)} tokens decode to no whole character, e.g. id {unsaid[0]}; their bytes are not said",
+            len(unsaid),
+        )
+        if unsaid
+        else Finding(
             "partial characters",
             "present",
             "note",
@@ -657,13 +749,13 @@ def _reach(tokenizer: Tokenizer) -> list[Finding]:
             len(partial),
         )
     )
-    owners: dict[tuple[bytes, bool], list[int]] = {}
+    owners: dict[tuple[bytes, bool, bool], list[int]] = {}
     for i, piece in enumerate(tokenizer.pieces):
         if piece:
-            owners.setdefault((piece, bool(tokenizer.word_initial[i])), []).append(i)
+            owners.setdefault((piece, bool(tokenizer.word_initial[i]), bool(tokenizer.word_final[i])), []).append(i)
     twice = [
         (piece, ids)
-        for (piece, _), ids in owners.items()
+        for (piece, _, _), ids in owners.items()
         if len(ids) > 1 and not any(tokenizer.kinds[i] == "fallback" for i in ids)
     ]
     same = (
@@ -688,16 +780,17 @@ def tokenizer_card(
     "What a tokenizer does to text, found by probes, with evidence."
     loaded = load_tokenizer(tokenizer)
     case, accents, prefix = _case(loaded), _accents(loaded), _prefix(loaded)
+    form = _form(loaded, case.value, accents.value)
     found = [
-        _form(loaded, case.value, accents.value),
+        form,
         case,
         accents,
-        _replaced(loaded, case.value, accents.value),
-        _white_space(loaded, prefix.value == "added"),
+        _replaced(loaded, form.value, case.value, accents.value),
+        _white_space(loaded, prefix.value != "none", form.value),
         prefix,
         _affixes(loaded),
         _inserted(loaded),
-        _invisibles(loaded),
+        _invisibles(loaded, accents.value),
         _unknown(loaded),
         _long_words(loaded),
         _digits(loaded),

@@ -35,7 +35,7 @@ class Key(NamedTuple):
     value: bytes  # The token's bytes; the role or `tokenizer/id` in UTF-8 for ids without bytes
 
 
-key_kinds = ("role", "own", "piece", "initial", "string", "integer")
+key_kinds = ("role", "own", "piece", "initial", "final", "string", "integer")
 
 
 def token_keys(
@@ -52,13 +52,13 @@ def token_keys(
     roles: dict[int, str] = {}
     for role, i in loaded.specials.items():
         roles.setdefault(i, role)
-    initial, open_ended = loaded.word_initial, loaded.open_ended
+    initial, final, open_ended = loaded.word_initial, loaded.word_final, loaded.open_ended
     return [
         Key("role", roles[i].encode())
         if i in roles
         else Key("own", f"{loaded.name}/{i}".encode())
         if not piece or open_ended[i]
-        else Key("initial" if initial[i] else "piece", piece)
+        else Key("initial" if initial[i] else "final" if final[i] else "piece", piece)
         for i, piece in enumerate(loaded.pieces)
     ]
 
@@ -152,7 +152,7 @@ class SuperVocabulary:
         # the published overlaps count special tokens, ours do not
         learnable = np.array(
             [
-                key.kind in ("piece", "initial", "string") or (self.published and key.kind == "role")
+                key.kind in ("piece", "initial", "final", "string") or (self.published and key.kind == "role")
                 for key in self.keys
             ],
             dtype=bool,

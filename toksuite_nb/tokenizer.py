@@ -10,8 +10,9 @@ __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'Byt
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, cache
 from importlib import import_module
@@ -82,7 +83,7 @@ def source_map(
         if grapheme not in memo:
             memo[grapheme] = _images(grapheme, normalise)
         units += memo[grapheme]
-    start, end = _lay(units, target) or _walk(units, target) or _diff(units, target)
+    start, end = _lay(units, target) or _walk(units, target, source, normalise) or _diff(units, target)
     return SourceMap(target, np.array(start, dtype=np.int64), np.array(end, dtype=np.int64), len(source))
 
 # %% ../nbs/20_tokenizer.ipynb #1383a492
@@ -133,12 +134,16 @@ def _lay(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[np.ndarra
     return np.append(np.zeros(ahead, dtype=np.int64), start), np.append(np.zeros(ahead, dtype=np.int64), end)
 
 
-def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int], list[int]] | None:
-    "Lay the images along the target; white space may be dropped or inserted. None if they do not fit."
+def _walk(
+    units: list[tuple[int, bytes, bool]], target: bytes, source: bytes, normalise: Callable[[str], str]
+) -> tuple[list[int], list[int]] | None:
+    "Lay the images along the target; white space may be dropped or inserted, and some parts become one. None if they do not fit."
     start: list[int] = []
     end: list[int] = []
-    here = at = 0
-    for size, image, same in units:
+    here = at = ahead = 0
+    for k, (size, image, same) in enumerate(units):
+        if k < ahead:
+            continue
         if not target.startswith(image, at):
             if target[at : at + 1] == b" " and not image.isspace() and target.startswith(image, at + 1):
                 start.append(here)
@@ -147,7 +152,10 @@ def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
             elif image.isspace():
                 image = b""
             else:
-                return None
+                joined = _joined(units[k : k + 16], target, at, source[here:], normalise)
+                if joined is None:
+                    return None
+                ahead, size, image, same = k + joined[0], joined[1], joined[2], False
         if same and image:
             start.extend(range(here, here + size))
             end.extend(range(here + 1, here + size + 1))
@@ -162,10 +170,23 @@ def _walk(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int
     return start + [here] * len(rest), end + [here] * len(rest)
 
 
+def _joined(
+    units: list[tuple[int, bytes, bool]], target: bytes, at: int, rest: bytes, normalise: Callable[[str], str]
+) -> tuple[int, int, bytes] | None:
+    "How many of the units become one, their length and their image; None if no number of them fits."
+    size = units[0][0]
+    for k, (more, _, _) in enumerate(units[1:], 2):
+        size += more
+        image = _image(rest[:size].decode(), normalise).encode()
+        if image and target.startswith(image, at):
+            return k, size, image
+    return None
+
+
 def _diff(units: list[tuple[int, bytes, bool]], target: bytes) -> tuple[list[int], list[int]]:
     "The same by edit distance between the images and the target, for normalisers that look around."
     images = b"".join(image for _, image, _ in units)
-    fitted = _walk(units, images)
+    fitted = _walk(units, images, b"", _identity)
     source_start, source_end = fitted if fitted else ([], [])
     total = sum(size for size, _, _ in units)
     start: list[int] = []
@@ -375,6 +396,11 @@ class Tokenizer:
         return np.zeros(self.vocab_size, dtype=bool)
 
     @cached_property
+    def word_final(self) -> np.ndarray:  # One flag per id
+        "Pieces that end a word without a byte that says so (CLIP's `the</w>` beside `the`)."
+        return np.zeros(self.vocab_size, dtype=bool)
+
+    @cached_property
     def open_ended(self) -> np.ndarray:  # One flag per id
         "Pieces that change how the next piece decodes (TokenMonster's capital and deletion marks at the end of a token)."
         return np.zeros(self.vocab_size, dtype=bool)
@@ -460,6 +486,9 @@ def _check_texts(where: str, texts: Sequence[str]) -> None:
     "Texts must be strings that UTF-8 can write."
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{where}: needs a list of texts, got one {type(texts).__name__}. Put it in a list: [text].")
+    if isinstance(texts, Mapping) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
+        # an iterator would be used up by these checks
+        raise TypeError(f"{where}: needs a list of texts, got {type(texts).__name__}. Make a list of it: list(texts).")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(
@@ -763,6 +792,20 @@ def _roles(added: Mapping[int, Any], vocabulary: Mapping[str, int]) -> dict[str,
     return {role: vocabulary[name] for role, name in found.items() if name is not None}
 
 
+@contextmanager
+def _library(name: str) -> Iterator[None]:
+    "A text that the library refuses as a `ValueError`; it raises bare exceptions."
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(
+            f"encode: the tokenizer must take every text, got {str(error)[:120]!r} from {name!r}. Give its model an unknown token or byte "
+            "fallback, or leave the text out."
+        ) from error
+
+
 def _unknown_id(backend: BackendTokenizer, vocabulary: Mapping[str, int]) -> int | None:
     "Id of the token the model writes for what it does not know."
     token = getattr(backend.model, "unk_token", None)
@@ -776,12 +819,18 @@ def _check_ids(backend: BackendTokenizer, name: str) -> None:
     "One id per token and one token per id; the library itself keeps the last and says nothing."
     vocabulary = backend.get_vocab(with_added_tokens=True)
     taken = set(vocabulary.values())
+    highest = max(taken, default=-1)
+    if highest >= 1 << 24:
+        raise ValueError(
+            f"load_tokenizer: ids must lie below 2**24, got {highest} for {backend.id_to_token(highest)!r} among {len(taken)} tokens for "
+            f"{name!r}. Number the tokens of the vocabulary from 0; the file may be damaged."
+        )
     clash = (
         sorted(token for token, i in vocabulary.items() if backend.id_to_token(i) != token)
         if len(taken) < len(vocabulary)
         else []
     )
-    hidden = [i for i in range(max(taken, default=-1) + 1) if i not in taken and backend.id_to_token(i) is not None]
+    hidden = [i for i in range(highest + 1) if i not in taken and backend.id_to_token(i) is not None]
     if clash:
         raise ValueError(
             f"load_tokenizer: each token needs an id of its own, got the id of {backend.id_to_token(vocabulary[clash[0]])!r} for "
@@ -827,8 +876,8 @@ class HuggingFaceTokenizer(Tokenizer):
         super().__init__(name, max(vocabulary.values(), default=-1) + 1, roles)
         self._memo: dict[str, list[tuple[int, bytes, bool]]] = {}
         pre, decoder, normal = (_states(c) for c in (backend.pre_tokenizer, backend.decoder, backend.normalizer))
-        told = decoder or [*pre, *normal]
-        self._byte_level = any(step["type"] == "ByteLevel" for step in told)
+        # what was written as bytes stays so, whatever the decoder makes of it
+        self._byte_level = any(step["type"] == "ByteLevel" for step in [*pre, *normal, *decoder])
         self.marker = (
             ""
             if self._byte_level
@@ -848,10 +897,22 @@ class HuggingFaceTokenizer(Tokenizer):
         for token, i in self.backend.get_vocab(with_added_tokens=True).items():
             pieces[i] = self._bytes(token, alphabet)
         for i, added in self._added.items():
-            pieces[i] = None if added.special else added.content.encode()
+            if added.special or i not in self._twofold:
+                pieces[i] = None if added.special else added.content.encode()
         for i in self.specials.values():
             pieces[i] = None
         return pieces
+
+    @cached_property
+    def _twofold(self) -> frozenset[int]:
+        # added tokens that the model has too, where their letters stand for other bytes
+        alphabet = byte_alphabet() if self._byte_level else {}
+        own = self.backend.get_vocab(with_added_tokens=False)
+        return frozenset(
+            i
+            for i, added in self._added.items()
+            if own.get(added.content) == i and self._bytes(added.content, alphabet) != added.content.encode()
+        )
 
     def _bytes(self, token: str, alphabet: Mapping[str, int]) -> bytes:
         if self._byte_fallback and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
@@ -870,6 +931,14 @@ class HuggingFaceTokenizer(Tokenizer):
         if self._prefix:
             for token, i in self.backend.get_vocab(with_added_tokens=False).items():
                 flags[i] = not token.startswith(self._prefix) and self.pieces[i] is not None
+        return flags
+
+    @cached_property
+    def word_final(self) -> np.ndarray:
+        flags = np.zeros(self.vocab_size, dtype=bool)
+        if self._suffix:
+            for token, i in self.backend.get_vocab(with_added_tokens=False).items():
+                flags[i] = token.endswith(self._suffix) and self.pieces[i] is not None
         return flags
 
     @cached_property
@@ -914,7 +983,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def cuts(self, texts: Sequence[str]) -> list[Cut]:
         _check_texts("cuts", texts)
-        return self.cuts_of(texts, self.backend.encode_batch(list(texts), add_special_tokens=False))
+        with _library(self.name):
+            encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return self.cuts_of(texts, encodings)
 
     def cuts_of(
         self,
@@ -937,11 +1008,13 @@ class HuggingFaceTokenizer(Tokenizer):
                 low, size = high, 0
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.encodings(texts)]
+        with _library(self.name):
+            return [e.ids for e in self.encodings(texts)]
 
     def _count(self, texts: list[str]) -> np.ndarray:
         # the ids stay with the library
-        return np.fromiter(map(len, self.encodings(texts)), dtype=np.int64, count=len(texts))
+        with _library(self.name):
+            return np.fromiter(map(len, self.encodings(texts)), dtype=np.int64, count=len(texts))
 
     def _fallback_ids(self) -> frozenset[int]:
         if not self._byte_fallback:
@@ -1019,12 +1092,7 @@ def _cut_encoding(tokenizer: HuggingFaceTokenizer, text: str, encoding: Any) -> 
 
 def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], offsets: Spans) -> Cut:
     "A stretch without added tokens that were matched literally; offsets of the library, in characters of the stretch."
-    surfaces = [
-        tokenizer._normalise(tokenizer._added[i].content).encode()
-        if i in tokenizer._added and tokenizer.pieces[i] is not None
-        else tokenizer.pieces[i]
-        for i in ids
-    ]
+    surfaces = [_surface(tokenizer, i, text[slice(*pair)]) for i, pair in zip(ids, offsets, strict=True)]
     mapped = source_map(text, tokenizer._normalise, tokenizer._memo)
     unknown = tokenizer.specials.get("unk")
     dropped = tokenizer._dropped(mapped.target, surfaces)
@@ -1040,6 +1108,17 @@ def _cut_stretch(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], off
         return cut
     better = _bare_hints(tokenizer, text, ids, mapped)
     return cut if better is None else _assemble(text, ids, surfaces, mapped, lambda: better, unknown)
+
+
+def _surface(tokenizer: HuggingFaceTokenizer, i: int, slice_: str) -> bytes | None:
+    "Bytes of a token in a normalised text, told from its content if it was added."
+    piece = tokenizer.pieces[i]
+    if piece is None or i not in tokenizer._added:
+        return piece
+    spelled = tokenizer._normalise(tokenizer._added[i].content)
+    if i in tokenizer._twofold and tokenizer._normalise(slice_).strip() != spelled.strip():
+        return piece
+    return spelled.encode()
 
 
 def _bare_hints(tokenizer: HuggingFaceTokenizer, text: str, ids: list[int], mapped: SourceMap) -> Spans | None:
@@ -1118,6 +1197,19 @@ class ObjectTokenizer(Tokenizer):
             return list(self.library.pieces)
         special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
         return [None if i in special else self._piece(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        # what decodes to no whole character alone is part of one
+        parts = [piece is None and self._decodes_in_part(i) for i, piece in enumerate(self.pieces)]
+        return ["partial character" if part else kind for part, kind in zip(parts, super().kinds, strict=True)]
+
+    def _decodes_in_part(self, i: int) -> bool:
+        special = set(getattr(self.library, "all_special_ids", ())) | set(self.specials.values())
+        try:
+            return i not in special and "\ufffd" in self.library.decode([i])
+        except Exception:  # an id that the library cannot decode
+            return False
 
     @cached_property
     def written(self) -> list[str | None]:
@@ -1207,6 +1299,10 @@ def _check_pieces(pieces: Any, size: int, name: str) -> None:
     "What an object says of its own bytes: one entry per id, no bytes twice."
     if pieces is None:
         return
+    if not isinstance(pieces, Sequence):
+        raise TypeError(
+            f"load_tokenizer: pieces must be a list, got {type(pieces).__name__} from {name!r}. Give the UTF-8 bytes of each id, or None."
+        )
     wrong = next((piece for piece in pieces if not isinstance(piece, (bytes, type(None)))), None)
     if wrong is not None:
         raise TypeError(
@@ -1371,9 +1467,18 @@ class TokenMonsterTokenizer(Tokenizer):
         vocabulary: Any,  # `tokenmonster.Vocab`
         name: str,  # Shown in frames
     ) -> None:
+        charset = vocabulary.charset() if hasattr(vocabulary, "charset") else "UTF-8"
+        if charset != "UTF-8":
+            raise ValueError(
+                f"load_tokenizer: a TokenMonster vocabulary must be of UTF-8 text, got the charset {charset!r} for {name!r}. Byte spans of its tokens "
+                "are not defined here; take a vocabulary that was trained with charset UTF-8."
+            )
         entries = vocabulary.get_dictionary()
+        # its documentation numbers the types, its tables may name them
+        names = {0: "regular", 1: "single", 2: "special", 3: "unk", "byte": "single"}
         self.table = {
-            int(entry["id"]): entry for entry in (entries.values() if isinstance(entries, Mapping) else entries)
+            int(entry["id"]): {**entry, "type": names.get(entry["type"], entry["type"])}
+            for entry in (entries.values() if isinstance(entries, Mapping) else entries)
         }
         unknown = vocabulary.unk_token_id()
         super().__init__(name, max(self.table, default=-1) + 1, {} if unknown is None else {"unk": unknown})
@@ -1680,7 +1785,28 @@ def _from_file(path: Path, name: str) -> Tokenizer:
         )
     if b'"token_bytes"' in path.read_bytes()[:4096]:
         return _read(path, lambda: _tekken_file(path, name))
-    return _read(path, lambda: HuggingFaceTokenizer(BackendTokenizer.from_file(str(path)), name, _declared_roles(path)))
+    return _read(path, lambda: _backend_file(path, name))
+
+
+def _backend_file(path: Path, name: str) -> Tokenizer:
+    tokenizer = HuggingFaceTokenizer(BackendTokenizer.from_file(str(path)), name, _declared_roles(path))
+    if None in tokenizer.written:
+        # an id without a token may be that of one written twice, of which the library keeps the last
+        json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _once(pairs, name))
+    return tokenizer
+
+
+def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    "The entries of an object in a file, none of them twice."
+    entries: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in entries:
+            raise ValueError(
+                f"load_tokenizer: the tokens of a vocabulary must differ in their bytes, got {key!r} twice, for {entries[key]!r} and {value!r}, for "
+                f"{name!r}. Remove the repeated entries; an id that cannot be produced would be counted."
+            )
+        entries[key] = value
+    return entries
 
 
 def _declared_roles(path: Path) -> dict[str, int] | None:
@@ -1912,6 +2038,10 @@ def _named_texts(texts: Any) -> dict[str, str]:
         return dict(zip(ids, texts["text"].to_list(), strict=True))
     if isinstance(texts, Mapping):
         return {str(i): text for i, text in texts.items()}
+    if not isinstance(texts, Iterable):
+        raise TypeError(
+            f"tokenize: needs a list, a mapping or a frame of texts, got {type(texts).__name__}. Put the texts in a list."
+        )
     return {str(i): text for i, text in enumerate(texts)}
 
 
