@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from nbdev.showdoc import show_doc
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
@@ -143,3 +145,17 @@ def test_wheel_carries_package_and_data(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert str(tmp_path / "site") in run.stdout, f"the data of the checkout was used, not the wheel's: {run.stdout}"
+
+
+def test_nbdev_documents_every_public_name():
+    """What `nbdev_docs` does with each of them, which stops at the first that it cannot read."""
+    failed = []
+    for module in (
+        import_module(f"toksuite_nb.{path.stem}") for path in sorted((ROOT / "toksuite_nb").glob("[!_]*.py"))
+    ):
+        for name in module.__all__:
+            try:
+                show_doc(getattr(module, name))._repr_markdown_()
+            except Exception as error:
+                failed.append(f"{module.__name__}.{name}: {error}")
+    assert not failed, "\n".join(failed)

@@ -48,6 +48,14 @@ class Finding:
 class Card(pl.DataFrame):
     "A frame of `card_schema` that shows every finding with all of its evidence."
 
+    def __init__(
+        self,
+        data: Any = None,  # What a polars frame is made from
+        **options: Any,  # Further arguments of `pl.DataFrame`
+    ) -> None:
+        # polars' own annotations name what exists for type checkers only, and nbdev could not document the class
+        super().__init__(data, **options)
+
     def __repr__(self) -> str:
         if self.columns != [c.name for c in card_schema.columns]:
             return super().__repr__()
