@@ -742,6 +742,12 @@ def test_moved_tokens_are_those_of_cut_shift(lang, tokenizers):
                 assert seen.marks[which][known] == dict(moved.select("i", "status").iter_rows()), (name, known, side)
                 row = seen.counts.filter(text=which, tokenizer=known).row(0, named=True)
                 assert row["boundary_jaccard"] == shift.boundaries.jaccard, (name, known)
+        tried = render_trial(Trial(text, lang, name, 0.7, 1), tokenizers)
+        summaries = [
+            cut_shift(tried.fields["question"], tokenizer).summary.with_columns(tokenizer=pl.lit(known))
+            for known, tokenizer in tokenizers.items()
+        ]
+        assert tried.cuts.sort("tokenizer").equals(pl.concat(summaries).sort("tokenizer")), name
 
 
 def test_efficiency_explorer_moves_its_target():

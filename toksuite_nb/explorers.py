@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import traitlets
 
-from .alignment import cut_shift
+from .alignment import BoundaryAgreement, CutShift, cut_shift
 from .card import Card, tokenizer_card
 from .charts import beside_chart, count_chart, drop_chart, efficiency_chart, tokenizer_colours
 from toksuite_nb.core import (
@@ -81,9 +81,9 @@ _counts = {
 
 def _shift(
     edited: EditedText, before: pl.DataFrame, after: pl.DataFrame
-) -> dict[str, tuple[np.ndarray, np.ndarray, float | None]]:
+) -> dict[str, tuple[np.ndarray, np.ndarray, BoundaryAgreement]]:
     # `cut_shift` of all tokenizers at once, of tokens that are there already, because it is asked for at every key press:
-    # tokenizer -> status of each token before and after, Jaccard of the boundaries outside the edits
+    # tokenizer -> status of each token before and after, agreement of the boundaries outside the edits
     here, there, carry = _edit_spans(edited)
     cuts, sizes = (
         (_cut_arrays(before), _cut_arrays(after)),
@@ -102,8 +102,8 @@ def _shift(
         ]
         edges = [_edges(*side[1:], edits, size) for side, edits, size in zip(sides, (here, there), sizes, strict=True)]
         carried, there_too = set(carry(edges[0], False).tolist()), set(edges[1].tolist())
-        union = carried | there_too
-        found[name] = (statuses[0], statuses[1], len(carried & there_too) / len(union) if union else None)
+        agreement = BoundaryAgreement(len(carried), len(there_too), len(carried & there_too))
+        found[name] = (statuses[0], statuses[1], agreement)
     return found
 
 
@@ -229,11 +229,11 @@ def _with_perturbed(scene: Scene, plain: Seen, edited: EditedText, tokenizers: M
     for side, (which, text, tokens) in enumerate(((_before, scene.text, plain.tokens), (_after, edited.text, cut))):
         marks[which] = {name: _marked((shift[0], shift[1])[side]) for name, shift in shifts.items()}
         for row in _counted_in(which, scene, text, tokens, tokenizers):
-            shift = shifts.get(row["tokenizer"], ((), (), None))
+            shift = shifts.get(row["tokenizer"], ((), (), BoundaryAgreement(0, 0, 0)))
             kinds = {
                 kind: int(np.count_nonzero(np.asarray(shift[side]) == kind)) for kind in ("kept", "touched", "moved")
             }
-            counts.append(row | kinds | {"boundary_jaccard": shift[2]})
+            counts.append(row | kinds | {"boundary_jaccard": shift[2].jaccard})
     return Seen(pl.concat([plain.tokens, cut]), pl.DataFrame(counts, schema=_counts), edited, marks, "")
 
 
@@ -904,17 +904,27 @@ def _no_cuts() -> pl.DataFrame:
 def _with_cuts(seen: Outcome, edited: EditedText, tokenizers: Mapping[str, Tokenizer]) -> Outcome:
     if seen.distances["after"].null_count():
         return replace(seen, tokens=tokenize({"before": edited.source}, _listed(tokenizers)))
-    tokens = tokenize({"before": edited.source, "after": edited.text}, _listed(tokenizers), allow_empty=True)
-    shifts = {name: cut_shift(edited, tokenizer) for name, tokenizer in tokenizers.items()}
-    marks = {
-        which: {
-            name: _marked(shift.tokens.filter(pl.col("side") == side)["status"].to_numpy())
-            for name, shift in shifts.items()
-        }
-        for which, side in (("before", "source"), ("after", "target"))
+    sides = {
+        which: tokenize({which: text}, _listed(tokenizers), allow_empty=True)
+        for which, text in (("before", edited.source), ("after", edited.text))
     }
-    cuts = pl.concat([shift.summary.with_columns(tokenizer=pl.lit(name)) for name, shift in shifts.items()])
-    return replace(seen, tokens=tokens, cuts=cuts, marks=marks)
+    shifts = _shift(edited, *sides.values())
+    marks = {
+        which: {name: _marked(shift[:2][side]) for name, shift in shifts.items()} for side, which in enumerate(sides)
+    }
+    cuts = pl.concat([_summary(name, shift, sides) for name, shift in shifts.items()])
+    return replace(seen, tokens=pl.concat(sides.values()), cuts=cuts, marks=marks)
+
+
+def _summary(
+    name: str, shift: tuple[np.ndarray, np.ndarray, BoundaryAgreement], sides: Mapping[str, pl.DataFrame]
+) -> pl.DataFrame:
+    # as `cut_shift` has it
+    tokens = [
+        part.filter(tokenizer=name).select("kind", side=pl.lit(side), status=pl.Series(status, dtype=pl.String))
+        for part, side, status in zip(sides.values(), ("source", "target"), shift[:2], strict=True)
+    ]
+    return CutShift(name, pl.concat(tokens), shift[2]).summary
 
 # %% ../nbs/52_explorers.ipynb #e17771ec
 def before_after_html(
