@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -243,3 +244,15 @@ def test_lm_evals_cache_gives_the_second_model_the_numbers_of_the_first(tmp_path
     assert first == first_cached and abs(first - second) > 0.01
     # the defect, which our store does not have: if lm-eval mends it, this line says so
     assert second_cached == first_cached != second
+
+
+def test_a_stream_takes_the_memory_of_a_batch() -> None:
+    """Ten thousand texts and forty thousand; `tests/bench/stream.py 10000000` is the same, whole."""
+    peaks = []
+    for n in (10_000, 40_000):
+        command = [sys.executable, str(ROOT / "tests" / "bench" / "stream.py"), str(n)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        took = json.loads(done.stdout)
+        assert took["texts"] == n
+        peaks.append(took["peak_mb"])
+    assert peaks[1] < 1500 and peaks[1] - peaks[0] < 100, peaks

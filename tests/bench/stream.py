@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import polars as pl
 
@@ -60,6 +62,13 @@ def texts(n: int) -> Iterator[str]:
             yield f"The {SUBJECTS[a % 12]} {a}{b} {VERBS[b % 8]} {PLACES[c % 8]} of {SUBJECTS[d % 12]} number {c}"
 
 
+def peak_mb() -> int:
+    """Most resident memory of this process so far; its own, where the system tells it from that of the process it was forked from."""
+    status = Path("/proc/self/status")
+    own = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
+    return round((int(own[1]) if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
+
+
 def main(n: int) -> dict[str, object]:
     began, spent = time.perf_counter(), time.process_time()
     seen = [0, 0]
@@ -78,7 +87,7 @@ def main(n: int) -> dict[str, object]:
         "perturbed": seen[1],
         "seconds": round(time.perf_counter() - began, 1),
         "core_seconds": round(time.process_time() - spent, 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": peak_mb(),
         "fertility": found.filter(pl.col("metric") == "fertility")["value"].item(),
         "corpus": found["corpus"][0],
     }
