@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import pickle
 import sys
@@ -602,6 +603,12 @@ def test_what_a_tiktoken_file_lacks_or_repeats_is_named(tmp_path):
     write_ranks(path, {piece: rank for piece, rank in RANKS.items() if piece != b"\x07"})
     with pytest.raises(ValueError, match=r"must hold all 256 single bytes, got none for \[7\]"):
         load_tokenizer(path, pattern="cl100k_base")
+    for rank in (-1, 1 << 24, 2**70):
+        write_ranks(path, RANKS | {b"x y": rank})
+        with pytest.raises(
+            ValueError, match=rf"ranks must lie from 0 to below 2\*\*24, got {rank} for b'x y' in line 260"
+        ):
+            load_tokenizer(path, pattern="cl100k_base")
     path.write_bytes(b"AAA= 0\n???? 1")
     with pytest.raises(ValueError, match=r"must be base64 and a rank, got b'.*' for line . of tiny.tiktoken"):
         load_tokenizer(path, pattern="cl100k_base")
@@ -1155,6 +1162,44 @@ def test_an_id_beyond_all_measure_is_refused_at_once():
         ValueError, match=r"load_tokenizer: ids must lie below 2\*\*24, got 4000000000 for 'b' among 2 tokens"
     ):
         load_tokenizer(backend, "damaged")
+
+
+@pytest.mark.parametrize(("prefix", "second"), [("#", "é"), ("##", "a"), ("##", "é")])
+def test_a_prefix_that_merges_do_not_have_is_refused_before_the_library_ends_the_process(tmp_path, prefix, second):
+    state = json.loads(Backend(models.BPE({"a": 0, second: 1, f"a{second}": 2}, [("a", second)])).to_str())
+    file = tmp_path / "tokenizer.json"
+    for merge in (f"a {second}", ["a", second]):
+        state["model"] |= {"continuing_subword_prefix": prefix, "merges": [merge]}
+        file.write_text(json.dumps(state))
+        with pytest.raises(ValueError, match=f"must begin with the model's continuing_subword_prefix '{prefix}', got"):
+            load_tokenizer(file)
+    state["model"] |= {"vocab": {"a": 0, f"{prefix}{second}": 1, f"a{second}": 2}, "merges": [f"a {prefix}{second}"]}
+    file.write_text(json.dumps(state))
+    assert load_tokenizer(file).encode([f"a{second}"]) == [[2]]
+
+
+def test_a_library_that_panics_reports_a_damaged_file(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    def broken(path, name):
+        raise PanicException("slice index starts at 1 but ends at 0")
+
+    monkeypatch.setattr("toksuite_nb.tokenizer._backend_file", broken)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"must hold a tokenizer that its library can read, got 'slice index starts"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_piece_of_sentencepiece_is_found_when_it_is_loaded(tmp_path):
+    whole = load_tokenizer("mistral-spm").processor.serialized_model_proto()
+    file = tmp_path / "tokenizer.model"
+    at = whole.index("▁the".encode())
+    file.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    with pytest.raises(
+        ValueError, match=r"tokenizer.model must hold a tokenizer that its library can read, got \"'utf-8'"
+    ):
+        load_tokenizer(file)
 
 
 def test_texts_that_would_be_used_up_or_misread_are_refused():

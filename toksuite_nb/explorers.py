@@ -356,7 +356,8 @@ _page_css = """<style>
 .tks-text ins { font-weight: 700; text-decoration: underline double 2px #D55E00; text-underline-offset: 3px; }
 .tks-caret { font-weight: 700; } .tks-about { font-size: 12px; line-height: 1.4; overflow-wrap: anywhere; }
 .tks-table thead th { vertical-align: bottom; white-space: normal; } .tks-findings thead th, .tks-choices thead th, .tks-agree td:last-child, .tks-agree thead th:last-child { text-align: start; }
-.tks-findings td { white-space: normal; text-align: start; vertical-align: top; overflow-wrap: anywhere; } .tks-choices th, .tks-choices td, .tks-agree td { white-space: normal; overflow-wrap: anywhere; }
+.tks-findings td { white-space: normal; text-align: start; vertical-align: top; overflow-wrap: anywhere; } .tks-agree td { white-space: normal; overflow-wrap: anywhere; }
+.tks-choices th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 9em; }
 .tks-chart svg { background: #fff; max-width: 100%; height: auto; } .tks-out table { overflow-x: auto; }
 .tks-title { font-weight: 700; font-size: 14px; }
 .tks-out { color: var(--jp-content-font-color1, inherit); }
@@ -485,9 +486,8 @@ class TokenizerExplorer:
         self.lang = w.Dropdown(
             options=[(name, code) for code, name in languages.items()], value=lang, description="language", style=wide
         )
-        self.perturbation = w.Dropdown(
-            options=_options(lang), index=_place(_options(lang), perturbation), description="perturbation", style=wide
-        )
+        self.perturbation = _Menu(options=_options(lang), description="perturbation", style=wide)
+        self.perturbation.value = perturbation
         self.severity = Slider(value=severity, description="severity")
         self.seed = w.BoundedIntText(
             value=seed, min=0, max=2**31 - 1, description="seed", style=wide, layout=w.Layout(width="180px")
@@ -615,7 +615,7 @@ class TokenizerExplorer:
             control.unobserve(self._refresh, names="value")
         chosen, names = self.perturbation.value, _names(change["new"])
         self.perturbation.options = _options(change["new"])
-        self.perturbation.index = _place(self.perturbation.options, chosen if chosen in names else None)
+        self.perturbation.value = chosen if chosen in names else None
         if self.text.value in ("", _samples[change["old"]]):
             self.text.value = _samples[change["new"]]
         for control in self._controls:
@@ -753,9 +753,13 @@ def _tokenizers(given: Any, where: str) -> dict[str, Tokenizer]:
     return loaded
 
 
-def _place(options: Sequence[tuple[str, str | None]], name: str | None) -> int:
-    # by its place, because a drop-down shows nothing where its value is None
-    return [value for _, value in options].index(name)
+class _Menu(w.Dropdown):
+    # ipywidgets points at no option when the value becomes None, also where an option stands for it, and the box looks empty
+    @traitlets.observe("index")
+    def _show_none(self, change: Any) -> None:
+        values = [value for _, value in self.options]
+        if change["new"] is None and None in values:
+            self.index = values.index(None)
 
 
 def _names(lang: str, family: str | None = None) -> list[str]:
@@ -1399,7 +1403,7 @@ class RobustnessExplorer:
     def _make_controls(self) -> None:
         wide: Any = {"style": {"description_width": "100px"}}
         langs, norms = (self.drops[column].unique(maintain_order=True).to_list() for column in ("lang", "norm"))
-        self.lang = w.Dropdown(
+        self.lang = _Menu(
             options=[("each language", None), *((languages.get(code, code), code) for code in langs)],
             description="language",
             **wide,

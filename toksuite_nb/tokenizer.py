@@ -1660,6 +1660,11 @@ def _tiktoken_ranks(path: Path) -> dict[bytes, int]:
                     f"{path.name}. Copy the file once more; it may be cut short."
                 ) from None
             continue
+        if not 0 <= rank < 1 << 24:
+            raise ValueError(
+                f"load_tokenizer: ranks must lie from 0 to below 2**24, got {rank} for {token[:40]!r} in line {k} of {path.name}. "
+                "Copy the file once more; it may be damaged."
+            )
         if token in ranks or rank in number:
             what = (
                 f"the bytes {token!r} for ranks {ranks[token]} and {rank}"
@@ -1729,14 +1734,20 @@ def _tokenmonster(spec: str, name: str | None) -> Tokenizer:
 def _sentencepiece_file(path: Path, name: str) -> Tokenizer:
     from sentencepiece import SentencePieceProcessor
 
-    return SentencePieceTokenizer(SentencePieceProcessor(model_file=str(path)), name)
+    tokenizer = SentencePieceTokenizer(SentencePieceProcessor(model_file=str(path)), name)
+    # the library reads a damaged piece without a word, and fails when it is asked for
+    _ = tokenizer.pieces
+    return tokenizer
 
 
 def _read(path: Path, load: Callable[[], Tokenizer]) -> Tokenizer:
     "`load()`, with a damaged file reported as one."
     try:
         return load()
-    except Exception as error:
+    except BaseException as error:
+        # what a library written in Rust did not foresee arrives as a PanicException, which is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if str(error).startswith("load_tokenizer: "):
             raise
         reason = " ".join(str(error).split())[:160]
@@ -1788,7 +1799,23 @@ def _from_file(path: Path, name: str) -> Tokenizer:
     return _read(path, lambda: _backend_file(path, name))
 
 
+def _check_prefix(path: Path, name: str) -> None:
+    "The library cuts a continuing prefix off each second half of a merge without looking, and where it is not there can end the process."
+    if not re.search(rb'"continuing_subword_prefix"\s*:\s*"[^"]', path.read_bytes()):
+        return
+    model = json.loads(path.read_text(encoding="utf-8"))["model"]
+    prefix = model["continuing_subword_prefix"]
+    for merge in model.get("merges") or () if isinstance(prefix, str) else ():
+        second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
+        if not second.startswith(prefix):
+            raise ValueError(
+                f"load_tokenizer: the second half of each merge must begin with the model's continuing_subword_prefix {prefix!r}, got {merge!r} "
+                f"for {name!r}. Correct the prefix, or save the tokenizer again; the file may be damaged."
+            )
+
+
 def _backend_file(path: Path, name: str) -> Tokenizer:
+    _check_prefix(path, name)
     tokenizer = HuggingFaceTokenizer(BackendTokenizer.from_file(str(path)), name, _declared_roles(path))
     if None in tokenizer.written:
         # an id without a token may be that of one written twice, of which the library keeps the last

@@ -255,6 +255,60 @@ def test_nothing_serious_is_found_by_axe(lab, page, notebooks, theme):
     assert min(ratios) >= 4.5, f"too little contrast: {min(ratios):.2f}"
 
 
+BROKEN = """(selector) => [...document.querySelectorAll(selector)].flatMap((table) => {
+  const broken = [], walk = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode()); )
+    for (const word of node.data.matchAll(/[\\p{L}\\p{N}.]{2,16}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = [...range.getClientRects()].map((r) => Math.round(r.top));
+      if (Math.max(...tops) - Math.min(...tops) > 8 && !/\\p{Script=Han}/u.test(word[0])) broken.push(word[0]);
+    }
+  return broken;
+})"""
+
+
+def shown(page: Any, label: str) -> str:
+    """What a drop-down of this label shows; nothing where its box is empty."""
+    boxes = page.locator(f".widget-dropdown:has(label:text-is('{label}')) select")
+    return boxes.last.evaluate(
+        "e => e.selectedIndex < 0 ? '' : e.options[e.selectedIndex].text.replace('\\u00a0', ' ')"
+    )
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_a_drop_is_legible_in_three_languages_and_both_themes(lab, page, notebooks, theme):
+    """Cells of three languages beside a narrow screen; no word is broken, and no box is empty; the pictures are kept."""
+    name = theme.split()[1].lower()
+    page.set_viewport_size({"width": 1250, "height": 1000})
+    cells = [new_code_cell(EVERYTHING[k].strip()) for k in (0, 1, 3)]
+    nbformat.write(new_notebook(cells=cells, metadata=KERNEL), notebooks / f"drops-{name}.ipynb")
+    run_all(page, lab.url(f"drops-{name}.ipynb"), theme)
+    grid = page.locator(".tkg").first
+    robust = page.locator(".jp-OutputArea-output:has(.tkg)").first
+    for language, text in (("English", "en/"), ("Farsi", "fa/"), ("Chinese", "zh/")):
+        grid.locator(f"td[aria-label*='{language}']").last.click()
+        expect(robust.locator("select").nth(4)).to_contain_text(text)
+        assert shown(page, "language") == "each language"
+        robust.screenshot(path=SHOTS / f"drop-{language.lower()}-{name}.png")
+        assert not page.evaluate(BROKEN, ".tks-choices, .tkg table, .tks-counts"), "words are broken"
+        table = robust.locator(".tks-choices")
+        inside = "e => { const o = e.closest('.jp-OutputArea-output').getBoundingClientRect(); return e.getBoundingClientRect().right <= o.right + 1; }"
+        assert table.evaluate(inside), "the options run out of the page"
+    choices = page.locator(".widget-dropdown:has(label:text-is('language')) select").last
+    choices.select_option(label="Farsi")
+    expect(grid.locator("td[aria-label*='English']")).to_have_count(0)
+    choices.select_option(label="each language")
+    expect(grid.locator("td[aria-label*='English']")).not_to_have_count(0)
+    perturbation = page.locator(".widget-dropdown:has(label:text-is('perturbation')) select").first
+    perturbation.select_option(label="none")
+    expect(page.locator(".tks-title:text-is('perturbed')").first).to_be_hidden()
+    page.wait_for_timeout(500)
+    assert shown(page, "language") == "each language"
+    assert perturbation.evaluate("e => e.selectedIndex") == 0, "the box of the perturbation is empty"
+
+
 def test_the_app_follows_typing_and_listens_to_this_machine_alone(page, watch, browser, tmp_path):
     from conftest import answers, free_port
 

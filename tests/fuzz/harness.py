@@ -274,6 +274,42 @@ def tiktoken(of: Bytes) -> bytes:
     return "\n".join(rows).encode("utf-8", "surrogatepass") + of.rest()[:40]
 
 
+@cache
+def small_tekken() -> str:
+    import mistral_common
+
+    whole = json.loads((Path(mistral_common.__path__[0]) / "data/tekken_240911.json").read_text(encoding="utf-8"))
+    whole["vocab"] = whole["vocab"][:300]
+    whole["config"]["default_vocab_size"] = 300 + whole["config"]["default_num_special_tokens"]
+    return json.dumps(whole)
+
+
+def tekken(of: Bytes) -> bytes:
+    return dumped(mutated(json.loads(small_tekken()), of))
+
+
+@cache
+def small_model() -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    written = BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["The sky is blue, Gökyüzü mavi"] * 20),
+        model_writer=written,
+        vocab_size=280,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    return written.getvalue()
+
+
+def sentencepiece(of: Bytes) -> bytes:
+    whole = bytearray(small_model())
+    for _ in range(1 + of.below(4)):
+        whole[of.below(len(whole))] ^= 1 + of.below(255)
+    return bytes(whole[: len(whole) - (of.below(400) if of.below(2) else 0)])
+
+
 def damaged(path: Path) -> Callable[[Bytes], bytes]:
     def make(of: Bytes) -> bytes:
         whole = bytearray(path.read_bytes())
@@ -345,6 +381,8 @@ KINDS: tuple[tuple[str, Callable[[Bytes], bytes], Callable[[Path, Bytes], Any]],
         lambda of: dumped({"labeling journal": 1}) + b"\n" + lines({"example": "a", "label": "b"}, of) + b"\n",
         journal,
     ),
+    ("tekken.json", tekken, cut),
+    ("tokenizer.model", sentencepiece, cut),
 )
 
 
