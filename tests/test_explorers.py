@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import altair as alt
+import ipywidgets as w
 import numpy as np
 import polars as pl
 import pytest
 import regex
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from toksuite_nb.alignment import cut_shift
@@ -23,6 +24,7 @@ from toksuite_nb.explorers import (
     PerturbationExplorer,
     RobustnessExplorer,
     Scene,
+    Slider,
     TokenizerExplorer,
     Trial,
     before_after_html,
@@ -760,3 +762,71 @@ def test_efficiency_explorer_moves_its_target():
     explorer.target.set_state({"value": 0.95})
     assert "not reachable" in explorer.answer.value
     assert alt.JupyterChart._is_offline
+
+
+ODD_TEXTS = (
+    "",
+    "é",
+    "the sky is blue",
+    "رنگ آسمان چیست",
+    "天空的颜色",
+    "a\u202eb\u200b" + "\u0301" * 40,
+    "1999 + 2 = $x$",
+    "👩‍👩‍👧‍👦 <b>",
+)
+
+
+def controls(explorer):
+    "What a person can move, by name."
+    kinds = (w.Dropdown, w.Textarea, w.BoundedIntText, w.ToggleButtons, Slider)
+    return {name: part for name, part in vars(explorer).items() if isinstance(part, kinds)}
+
+
+def move(control, draw):
+    "As the page does: a choice by its place, a number between the ends, a text."
+    if isinstance(control, w.Dropdown | w.ToggleButtons):
+        if control.options:
+            control.set_state({"index": draw(st.integers(0, len(control.options) - 1))})
+    elif isinstance(control, w.Textarea):
+        control.set_state({"value": draw(st.sampled_from(ODD_TEXTS))})
+    elif isinstance(control, w.BoundedIntText):
+        control.set_state({"value": draw(st.integers(0, 3))})
+    else:
+        share = draw(st.sampled_from((0.0, 0.3, 1.0)))
+        control.set_state({"value": control.min + share * (control.max - control.min)})
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+@pytest.mark.parametrize("kind", ["tokenizer", "perturbation", "robustness", "efficiency"])
+def test_no_way_through_the_controls_breaks_an_explorer(kind, tokenizers, opened, data):
+    "Any order of moves: every box shows its choice, and what Python reads agrees with what is drawn."
+    two = {name: tokenizers[name] for name in list(tokenizers)[:2]}
+    if kind == "robustness":
+        explorer = RobustnessExplorer(
+            pl.concat([opened.drops, *(drop_rows(tokenizer="bytes", perturbation=p, lang="fa", norm=n) for p in ("uppercase", "zero_width") for n in ("char", "sum"))]),
+            items=opened.items, scores=opened.scores, verdicts=opened.verdicts, tokenizers=opened.tokenizers,
+        )  # fmt: skip
+    else:
+        explorer = {
+            "tokenizer": lambda: TokenizerExplorer(two),
+            "perturbation": lambda: PerturbationExplorer(two),
+            "efficiency": lambda: EfficiencyExplorer(auc=0.8, zero_shot=0.5, ceiling=0.9, gram=pl.DataFrame({"i": [0, 0, 1], "j": [0, 1, 1], "layer": "all", "dot": 1.0, "cosine": [1.0, 0.5, 1.0]})),
+        }[kind]()  # fmt: skip
+    names = sorted(controls(explorer))
+    for _ in range(data.draw(st.integers(1, 8))):
+        name = data.draw(st.sampled_from([*names, "a cell"] if kind == "robustness" else names))
+        if name == "a cell":
+            cells = [[b, r, c] for b, block in enumerate(explorer.grid.blocks) for r, row in enumerate(block["cells"]) for c, cell in enumerate(row) if cell[2]]  # fmt: skip
+            explorer.grid.set_state({"picked": data.draw(st.sampled_from([*cells, []]))})
+            explorer.pairs(), explorer.choices()
+        else:
+            move(controls(explorer)[name], data.draw)
+        for part, control in controls(explorer).items():
+            if isinstance(control, w.Dropdown) and control.options:
+                assert control.index is not None, f"the box of {part} is empty after {name}"
+        assert explorer.data() is not None and repr(explorer)
+        if kind == "robustness":
+            assert {block["lang"] for block in explorer.grid.blocks} == set(explorer.data()["lang"])
+            assert explorer.picked.height == bool(explorer.grid.picked)
+    assert explorer._repr_mimebundle_()

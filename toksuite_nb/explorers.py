@@ -1458,12 +1458,8 @@ class RobustnessExplorer:
     @property
     def picked(self) -> pl.DataFrame:  # `drop_schema`, one row or none
         "The row of the cell that is picked."
-        if not self.grid.picked:
-            return self.data().clear()
-        block, row, column = self.grid.picked
-        found = self.grid.blocks[block]
-        key = {"lang": found["lang"], self.rows: found["rows"][row], "perturbation": found["names"][column]}
-        return self.data().filter(**key)
+        key = self._key()
+        return self.data().filter(**key) if key else self.data().clear()
 
     def pick(
         self,
@@ -1513,7 +1509,7 @@ class RobustnessExplorer:
         self,
     ) -> pl.DataFrame:  # `choice`, `text`, `right`, then `loglikelihood`, `per_unit`, `n_tokens` of both sides
         "The options of the item that is shown, with their log-likelihoods as written and perturbed."
-        if self.item.value is None or self.items is None or self.scores is None:
+        if self.item.value is None or self.items is None or self.scores is None or self.picked.is_empty():
             return pl.DataFrame(schema=_choice_columns)
         item, twin = self._item(self.item.value)
         cell, sides = self.picked.row(0, named=True), []
@@ -1545,6 +1541,14 @@ class RobustnessExplorer:
         both = sides[0].join(sides[1], on="choice", how="full", coalesce=True).sort("choice")
         return both.with_columns(right=pl.col("choice") == item["answer"]).select(list(_choice_columns))
 
+    def _key(self) -> dict[str, str]:
+        # what the picked cell is of, as drawn; by now the controls may ask for other cells
+        if not self.grid.picked:
+            return {}
+        block, row, column = self.grid.picked
+        found = self.grid.blocks[block]
+        return {"lang": found["lang"], self.rows: found["rows"][row], "perturbation": found["names"][column]}
+
     def _chosen(self, lang: str | None, norm: str) -> pl.DataFrame:
         chosen = self.drops.filter(pl.col("norm") == norm)
         return chosen if lang is None else chosen.filter(pl.col("lang") == lang)
@@ -1557,11 +1561,11 @@ class RobustnessExplorer:
     def _refresh(self, change: Any = None) -> None:
         shown = self.data()
         blocks = _drop_blocks(shown, self.rows, self.value.value)
-        old = self.picked.row(0, named=True) if self.grid.picked else None
+        old = self._key()
         with self.grid.hold_sync():
             self.grid.picked = []
             self.grid.blocks = blocks
-        if old and shown.filter(**{key: old[key] for key in ("lang", self.rows, "perturbation")}).height:
+        if old and shown.filter(**old).height:
             self.pick(old[self.rows], old["perturbation"], old["lang"])
         else:
             self._open()
