@@ -415,12 +415,13 @@ def _typed_words(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[
 def _keyboard_proximity(
     text: str, lang: str, rng: np.random.Generator, severity: float
 ) -> Sequence[Edit] | NotApplicable:
-    parts, letters = clusters(text), skeleton(text)
+    parts = clusters(text)
+    letters = text if parts is text else skeleton(text)
     if lang == "zh":
         slips = _key_slips(parts, key_neighbours(lang), rng) + _input_method_slips(text, parts, rng)
         return choose_edits(text, slips, rng, severity, "no letter that this keyboard types")
     if len(letters) < 400 and severity * len(letters) < 6 * _few and not has_protected(text):
-        words = list(_word_pattern(lang, letters.isascii()).finditer(letters))
+        words = _few_words(letters, lang)
         if not words:
             return NotApplicable("no letter that this keyboard types")
         return _kept_gaps(text, parts, _few_slips(letters, words, key_neighbours(lang), rng, severity))
@@ -435,6 +436,19 @@ def _keyboard_proximity(
     if parts is text:
         return _written_over(text, codes, hit, others, _key_table(lang).narrow is not None)
     return _kept_gaps(text, parts, [(i, chr(other)) for i, other in zip(hit.tolist(), others.tolist(), strict=True)])
+
+
+_last_words: tuple[str, str, list[re.Match[str]]] = ("", "", [])
+
+
+def _few_words(letters: str, lang: str) -> list[re.Match[str]]:
+    # those of the last text are kept: severities and variants ask for one text in turn
+    global _last_words
+    seen, spoken, words = _last_words
+    if seen is not letters or spoken != lang:
+        words = list(_word_pattern(lang, letters.isascii()).finditer(letters))
+        _last_words = letters, lang, words
+    return words
 
 
 def _few_slips(
@@ -653,8 +667,8 @@ def _single_shapes(lang: str) -> bytes:
 
 
 def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
-    parts, letters = clusters(text), skeleton(text)
-    protected = has_protected(text)
+    parts, protected = clusters(text), has_protected(text)
+    letters = text if parts is text else skeleton(text)
     if len(letters) < 400 and severity * len(letters) < 1.5 * _few and letters.isascii() and not protected:
         few = _few_misread(letters, lang, rng, severity)
         return few if isinstance(few, NotApplicable) else _kept_pairs(text, parts, few)
@@ -686,19 +700,34 @@ def _ocr_errors(text: str, lang: str, rng: np.random.Generator, severity: float)
 def _few_misread(
     letters: str, lang: str, rng: np.random.Generator, severity: float
 ) -> list[tuple[int, int, str]] | NotApplicable:
-    found, pattern = bytearray(letters.encode().translate(_single_shapes(lang))), _shape_table(lang)[1]
-    pairs = {match.start() for match in pattern.finditer(letters)} if pattern else set()
-    for i in pairs:
-        found[i], found[i + 1] = 1, 0
-    starts, misread, table = list(compress(range(len(found)), found)), [], scan_confusions(lang)
+    starts, pairs = _few_shapes(letters, lang)
     if not starts:
         return NotApplicable("no shape that a scanner confuses")
+    misread, table = [], scan_confusions(lang)
     for k, which, _ in sample_places(len(starts), rng, severity):
         start = starts[k]
         end = start + 2 if start in pairs else start + 1
         read = table[letters[start:end]]
         misread.append((start, end, read[int(which * len(read))]))
     return misread
+
+
+_Shapes = tuple[list[int], set[int]]
+_last_shapes: tuple[str, str, _Shapes] = ("", "", ([], set()))
+
+
+def _few_shapes(letters: str, lang: str) -> _Shapes:
+    # where shapes begin, and which of them are pairs; those of the last text are kept, as its words are
+    global _last_shapes
+    seen, spoken, shapes = _last_shapes
+    if seen is not letters or spoken != lang:
+        found, pattern = bytearray(letters.encode().translate(_single_shapes(lang))), _shape_table(lang)[1]
+        pairs = {match.start() for match in pattern.finditer(letters)} if pattern else set()
+        for i in pairs:
+            found[i], found[i + 1] = 1, 0
+        shapes = list(compress(range(len(found)), found)), pairs
+        _last_shapes = letters, lang, shapes
+    return shapes
 
 
 def _shapes(letters: str, codes: np.ndarray[Any, Any], lang: str) -> tuple[Any, Any, Any]:

@@ -384,9 +384,14 @@ def sample_places(
 ) -> list[tuple[int, float, float]]:  # For each place taken, in order: its position, and two numbers in [0, 1)
     "The first share of the places, in a random order that does not depend on `severity`."
     if count < 100:
-        keys, pack = _shuffled(count, min(count, _share(count, severity * most)), rng)
-        drawn = zip(pack, keys, strict=False)
-        return sorted([(i, key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0) for i, key in drawn])
+        taken, places = min(count, _share(count, severity * most)), []
+        keys, pack = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist(), list(range(count))
+        for first, key in enumerate(keys):
+            i = first + int(key * (count - first))
+            places.append((pack[i], key * 8388608.0 % 1.0, key * 274877906944.0 % 1.0))
+            pack[i] = pack[first]
+        places.sort()
+        return places
     chosen, keys = sample_columns(count, rng, severity, most=most)
     return list(zip(chosen.tolist(), later_bits(keys, 23).tolist(), later_bits(keys, 38).tolist(), strict=True))
 
@@ -420,18 +425,8 @@ def later_bits(
     return shifted - np.floor(shifted)
 
 
-def _shuffled(count: int, taken: int, rng: np.random.Generator) -> tuple[list[float], list[int]]:
-    # a number for each place taken, and a pack of all places with those taken on top
-    keys = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist()
-    pack = list(range(count))
-    for first, key in enumerate(keys):
-        i = first + int(key * (count - first))
-        pack[first], pack[i] = pack[i], pack[first]
-    return keys, pack
-
-
 def _shuffled_columns(count: int, taken: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    # the same, in columns and sorted
+    # as in `sample_places`, where a pack of cards is dealt, in columns
     keys = np.array(rng.few(taken)) if isinstance(rng, Draws) else rng.random(taken)
     left, pack = _countdown(count)[:taken], list(range(count))
     for first, further in enumerate((keys * left).astype(np.intp).tolist()):
