@@ -319,6 +319,20 @@ def test_a_context_free_pass_is_read_as_unconditional():
     assert (read["values"], read["alone"]) == ([-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0])
 
 
+def test_options_are_the_ones_that_were_scored():
+    letters = {f"gen_args_{i}": {"arg_0": "Q\nA. blue\nAnswer:", "arg_1": f" {c}"} for i, c in enumerate("ABC")}
+    assert _sample(line(arguments=letters), "t")["choices"] == ["A", "B", "C"], (
+        "letters were asked for, not what they name"
+    )
+    doc = line()["doc"]
+    named = doc | {"choices": {"text": doc["choices"], "label": ["A", "B", "C"]}}
+    assert _sample(line(doc=named), "t")["choices"] == doc["choices"], "the document keeps them under names of its own"
+    alone = {f"gen_args_{i + 3}": {"arg_0": "", "arg_1": f" {c}"} for i, c in enumerate(doc["choices"])}
+    values = [[str(-1.0 - i), "False"] for i in range(6)]
+    read = _sample(line(doc=named, arguments=line()["arguments"] | alone, filtered_resps=values), "t")
+    assert (read["choices"], read["alone"]) == (doc["choices"], [-4.0, -5.0, -6.0])
+
+
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [

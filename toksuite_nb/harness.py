@@ -302,7 +302,7 @@ def _sample(line: Any, task: str) -> dict[str, Any]:
     if not isinstance(line, dict) or not isinstance(line.get("doc"), dict):
         raise ValueError("has no 'doc'")
     doc, requests = line["doc"], _requests(line.get("arguments"))
-    choices = doc.get("choices") or [answer.strip() for _, answer in requests]
+    choices = _scored(doc.get("choices"), requests)
     answers = line.get("filtered_resps") or [tries[0] for tries in line["resps"]]
     values = [_loglikelihood(answer) for answer in answers]
     k = len(choices)
@@ -330,6 +330,24 @@ def _sample(line: Any, task: str) -> dict[str, Any]:
         "alone": values[k:] or [None] * k,
         "stored": {metric: _number(line.get(metric)) for metric in ("acc", "acc_norm")},
     }
+
+
+def _scored(choices: Any, requests: Sequence[tuple[str, str]]) -> Any:
+    "The options as they were scored: a task may ask for their letters, or keep them under names of its own."
+    half = len(requests) // 2
+    # the later half of a log with mutual information has no context
+    twice = (
+        half and not any(context for context, _ in requests[half:]) and any(context for context, _ in requests[:half])
+    )
+    asked = [answer for _, answer in (requests[:half] if twice else requests)]
+    if isinstance(choices, list) and choices:
+        # what is no proper list of options is refused later, as it stands
+        proper = all(isinstance(choice, str) and re.fullmatch(r"[^\ud800-\udfff]+", choice) for choice in choices)
+        if not proper or len(choices) != len(asked) or all(map(str.endswith, asked, choices)):
+            return choices
+    elif choices and not isinstance(choices, dict):
+        return choices
+    return [answer.strip() for answer in asked]
 
 
 def _requests(arguments: Any) -> list[tuple[str, str]]:
