@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, kstest
+from scipy.stats import binomtest, false_discovery_control, kstest
 
 from toksuite_nb.core import check_frame, derive_rng, item_schema, verdict_schema
 from toksuite_nb.items import load_benchmark
@@ -115,7 +115,56 @@ def coverage_of(design, method, runs, **given):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_adjusted_intervals_cover_the_true_drop(design):
     # 2,000 runs: the standard error of a coverage of 95 % is 0.5 points
-    assert 0.93 <= coverage_of(design, "adjusted", 2000) <= 0.975
+    assert 0.93 <= coverage_of(design, "adjusted", 2000) <= 0.97
+
+
+FEW = [  # as above; four to ten sets are expected to change
+    (40, 1, 0.97, 0.10, 0.05, 0.0),
+    (100, 1, 0.90, 0.07, 0.10, 0.0),
+    (40, 3, 0.90, 0.08, 0.05, 0.3),
+    (60, 5, 0.70, 0.05, 0.05, 0.3),
+    (100, 3, 0.50, 0.05, 0.02, 0.6),
+    (200, 5, 0.90, 0.02, 0.02, 0.3),
+]
+
+
+@pytest.mark.parametrize("design", FEW)
+def test_few_changed_sets_are_covered(design):
+    assert 0.925 <= coverage_of(design, "adjusted", 3000) <= 0.975
+
+
+@pytest.mark.parametrize(("n_sets", "per_set", "falls", "rises"), [(40, 5, 0.12, 0.05), (100, 3, 0.08, 0.0)])
+def test_sets_that_fall_as_a_whole_and_rarely_are_covered(n_sets, per_set, falls, rises):
+    rng, canonical = np.random.default_rng(0), 0.8
+    right = rng.random((n_sets, 3000)) < canonical
+    moved = rng.random((n_sets, 3000)) < np.where(right, falls, rises)
+    losses, credits = per_set * np.where(right, 1.0, -1.0) * moved, per_set * right.astype(float)
+    truth = falls - rises * (1 - canonical) / canonical
+    low, high = clustered_interval(losses, credits, sizes=np.full(n_sets, float(per_set)))
+    assert moved.sum(0).mean() < 7
+    assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
+
+
+def test_copies_of_an_item_in_its_set_change_no_interval():
+    made = simulate_sets(40, 1, canonical=0.8, lost=0.1, gained=0.1, runs=50, seed=0)
+    alone = clustered_interval(made.losses, made.credits, sizes=made.sizes)
+    copies = clustered_interval(3 * made.losses, 3 * made.credits, sizes=3 * made.sizes)
+    np.testing.assert_allclose(copies, alone, atol=1e-9)
+
+
+@pytest.mark.parametrize(("right", "lost"), [(8, 0), (8, 5), (30, 2), (200, 20)])
+def test_where_nothing_is_gained_the_upper_end_is_wilsons(right, lost):
+    loss, credit = (np.arange(right + 5) < n for n in (lost, right))
+    ends = clustered_interval(loss[:, None].astype(float), credit[:, None].astype(float), sizes=np.ones(right + 5))
+    assert ends[1, 0] == pytest.approx(binomtest(lost, right).proportion_ci(method="wilson").high, abs=1e-5)
+
+
+def test_all_lost_and_nothing_lost_leave_an_interval_that_holds_the_drop():
+    for n_sets, per_set in ((2, 1), (2, 3), (20, 1), (20, 9)):
+        full = np.full((n_sets, 1), float(per_set))
+        (all_low, all_high), (low, high) = (clustered_interval(part * full, full)[:, 0] for part in (1, 0))
+        assert 0 < all_low < 1 == pytest.approx(all_high)
+        assert low < 0 < high < 1
 
 
 @pytest.mark.parametrize("design", [d for d in DESIGNS if d[1] > 1])

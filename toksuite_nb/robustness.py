@@ -15,7 +15,7 @@ __all__ = ['interval_methods', 'drop_statistics_schema', 'comparison_schema', 'f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -225,25 +225,69 @@ def benjamini_hochberg(
 interval_methods = ("adjusted", "percentile", "bca")
 
 
-def _fieller(
-    n: np.ndarray,
-    loss: np.ndarray,
-    base: np.ndarray,
-    loss2: np.ndarray,
-    base2: np.ndarray,
-    both: np.ndarray,
-    quantile: np.ndarray,
+def _score_ends(
+    counts: np.ndarray,
+    sums: np.ndarray,
+    jump: np.ndarray,
+    value: tuple[Any, Any],
+    limits: tuple[Any, Any],
+    n_sets: np.ndarray,
+    quantile: float,
 ) -> np.ndarray:
-    "Ends of the Fieller interval of sum(L) / sum(B), from the number of sets and sums of L, B, L*L, B*B and L*B; NaN where unbounded."
-    f = n / (n - 1)
-    q = quantile**2
-    a = base**2 - q * f * (base2 - base**2 / n)
-    b = loss * base - q * f * (both - loss * base / n)
-    c = loss**2 - q * f * (loss2 - loss**2 / n)
-    good = (a > 1e-12) & (b * b - a * c >= 0) & (base > 0)
-    root = np.sqrt(np.where(good, b * b - a * c, np.nan))
-    safe = np.where(good, a, np.nan)
-    return np.stack([(b - root) / safe, (b + root) / safe])
+    """Ends of the score interval of sum(L) / sum(D) for many cells; NaN with one set, or where the divisor may be nothing.
+
+    `counts`: items right and wrong before, lost and gained. `sums`: over sets, of L*L, L*D and D*D. `jump`: the largest
+    change of a set. `value`: what a right and a wrong item add to D. `limits`: the least and the greatest sum(L).
+    """
+    right, wrong, lost, gained = counts
+    base = value[0] * right + value[1] * wrong
+    known = (n_sets > 1) & (base > 0)
+    # with the chance of guessing taken off, there may be nothing left to divide by
+    known &= np.greater_equal(value[1], 0.0) | (base**2 > quantile**2 * (sums[2] - base**2 / n_sets))
+    safe = np.where(known, base, 1.0)
+    seen = np.where(known, (lost - gained) / safe, 0.0)
+    alone = lost * (1 - 2 * seen * value[0]) + gained * (1 + 2 * seen * value[1])
+    alone = np.maximum(alone + seen**2 * (value[0] ** 2 * right + value[1] ** 2 * wrong), 0.0)
+    apart = np.maximum(sums[0] - 2 * seen * sums[1] + seen**2 * sums[2], 0.0)
+    # the largest change counts once more: the next set to change may be such a one (Fay and Feuer)
+    effect = np.maximum(1.0, (apart + jump**2) / (alone + jump))
+    wrong = wrong + jump
+    slope = lost / np.maximum(right, 1e-9) + gained / wrong - seen * (value[0] - value[1])
+    before = slope**2 * right * wrong / (right + wrong) / effect
+    right, wrong, lost, gained, base = right / effect, wrong / effect, lost / effect, gained / effect, base / effect
+
+    def within(ratio: np.ndarray) -> np.ndarray:
+        drop = ratio * base
+        mended = _likeliest_gain(drop, right, wrong, lost, gained)
+        broken = np.clip(mended + drop, 0.0, right)
+        spread = broken * (1 - broken / np.maximum(right, 1e-9)) + mended * (1 - mended / wrong) + before
+        return (lost - gained - drop) ** 2 <= quantile**2 * spread
+
+    ends = []
+    for limit in limits:
+        inner, outer = seen, np.where(known, limit / safe, 0.0)
+        for _ in range(40):
+            middle = (inner + outer) / 2
+            inside = within(middle)
+            inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
+        ends.append(np.where(known, inner, np.nan))
+    return np.stack(ends)
+
+
+def _likeliest_gain(
+    drop: np.ndarray, right: np.ndarray, wrong: np.ndarray, lost: np.ndarray, gained: np.ndarray
+) -> np.ndarray:
+    "Expected number of gains that makes `lost` of `right` and `gained` of `wrong` likeliest if the net loss is `drop`."
+    low = np.clip(-drop, 0.0, wrong)
+    high = np.clip(right - drop, low, wrong)
+    for _ in range(25):
+        gain = (low + high) / 2
+        loss = gain + drop
+        # the slope of the likelihood; it falls with the gain
+        slope = lost / np.maximum(loss, 1e-99) - (right - lost) / np.maximum(right - loss, 1e-99)
+        slope += gained / np.maximum(gain, 1e-99) - (wrong - gained) / np.maximum(wrong - gain, 1e-99)
+        low, high = np.where(slope > 0, gain, low), np.where(slope > 0, high, gain)
+    return (low + high) / 2
 
 
 def _mean_ends(
@@ -310,15 +354,16 @@ def clustered_interval(
     if method != "adjusted":
         return _resampled_interval(losses, credits, _set_counts(rng, n_sets, draws), level, bca=method == "bca")
     size = np.maximum(1.0, credits.max(axis=1)) if sizes is None else np.asarray(sizes, dtype=float)
-    n = np.full(n_models, float(n_sets))
-    total, squares = losses.sum(0), (losses**2).sum(0)
-    moved = np.abs(losses).sum(0) if changed is None else np.asarray(changed, dtype=float).sum(0)
-    w = _invented(n, np.full(n_models, size.sum()), total, squares, moved)
-    ends = _fieller(
-        n + 2, total, credits.sum(0) + w, squares + 2 * w**2, (credits**2).sum(0) + w**2, (losses * credits).sum(0) + w**2,
-        np.full(n_models, _quantile(float(n_sets), bool(size.max() > 1), level)),
-    )  # fmt: skip
-    return np.where(credits.sum(0) > 0, np.minimum(ends, 1.0), np.nan)
+    right = credits.sum(0)
+    wrong = np.maximum(size.sum() - right, 0.0)
+    # what is lost and gained within the same set cancels in its sum
+    both = 0.0 if changed is None else np.maximum(np.asarray(changed, dtype=float) - np.abs(losses), 0.0).sum(0) / 2
+    counts = np.stack([right, wrong, np.maximum(losses, 0).sum(0) + both, np.maximum(-losses, 0).sum(0) + both])
+    sums = np.stack([(losses**2).sum(0), (losses * credits).sum(0), (credits**2).sum(0)])
+    jump = np.abs(losses).max(0)
+    jump = np.where(jump > 0, jump, size.max())
+    quantile = float(normal.ppf((1 + level) / 2))
+    return _score_ends(counts, sums, jump, (1.0, 0.0), (-wrong - jump, right), np.full(n_models, n_sets), quantile)
 
 
 def _quantile(n_sets: float, several: bool, level: float) -> float:
@@ -512,6 +557,7 @@ def _set_sums(pairs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         pl.col("before").sum(),
         (pl.col("before") - pl.col("chance")).sum().alias("above"),
         (pl.col("change") ** 2).sum().alias("changed"),
+        pl.col("change").clip(lower_bound=0).sum().alias("lost"),
         pl.col("margin_change").sum(),
     )
 
@@ -564,41 +610,29 @@ def _cells(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int, inter
 
 def _adjusted_ends(sets: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     "Adjusted intervals of all cells at once, and that of the margin."
-    product = {
-        f"{a}*{b}": (pl.col(a) * pl.col(b)).sum()
-        for a, b in combinations(("size", "loss", "before", "above", "margin_change"), 2)
-    }
-    square = {f"{a}*{a}": (pl.col(a) ** 2).sum() for a in ("size", "loss", "before", "above", "margin_change")}
+    names = ("size", "loss", "before", "above", "margin_change")
+    product = {f"{a}*{b}": (pl.col(a) * pl.col(b)).sum() for a, b in combinations_with_replacement(names, 2)}
     sums = sets.group_by(keys, maintain_order=True).agg(
-        pl.len().cast(pl.Int64).alias("n_sets"), pl.col("size").max().alias("most"), *(v.alias(k) for k, v in (product | square).items()),
-        pl.col("size", "loss", "before", "above", "changed", "margin_change").sum(),
+        pl.len().cast(pl.Int64).alias("n_sets"), pl.col("size").max().alias("most"), pl.col("loss").abs().max().alias("jump"),
+        *(v.alias(k) for k, v in product.items()), pl.col(*names, "lost").sum(),
     )  # fmt: skip
     c = {name: sums[name].to_numpy().astype(float) for name in sums.columns if name not in keys}
-    n, loss, w = c["n_sets"], c["loss"], np.ones(sums.height)
-    mean = loss / c["size"]
-    spread = c["loss*loss"] - 2 * mean * c["size*loss"] + mean**2 * c["size*size"]
-    w = _invented(n, c["size"], loss, spread + loss**2 / n, c["changed"])
-    q = np.array([_quantile(float(k), bool(most > 1), 0.95) for k, most in zip(n, c["most"], strict=True)])
-    above = c["above"] / c["size"]
-    share = c["before"] / c["size"]
-    chance = share - above
-    bases = {
-        "": (c["before"] + w, c["before*before"] + w**2, c["loss*before"] + w**2),
-        "drop_": (c["size"] + 2 * w, c["size*size"] + 2 * w**2, c["size*loss"]),
-        "chance_": (
-            c["above"] + w * (1 - 2 * chance),
-            c["above*above"] + w**2 * ((1 - chance) ** 2 + chance**2),
-            c["loss*above"] + w**2,
-        ),
+    n, right, wrong = c["n_sets"], c["before"], c["size"] - c["before"]
+    jump = np.where(c["jump"] > 0, c["jump"], c["most"])
+    chance = (c["before"] - c["above"]) / c["size"]
+    least = (-c["size"], -wrong - jump)
+    divisors = {
+        "": ("before", (1.0, 0.0), (least[1], right)),
+        "drop_": ("size", (1.0, 1.0), (least[0], c["size"])),
+        "chance_": ("above", (1 - chance, -chance), (least[1], right)),
     }
+    counts = np.stack([right, wrong, c["lost"], c["lost"] - c["loss"]])
     ends: dict[str, np.ndarray] = {}
-    for name, (base, base2, both) in bases.items():
-        made = _mean_ends if name == "drop_" else _fieller
-        low, high = made(n + 2, loss, base, c["loss*loss"] + 2 * w**2, base2, both, q)
-        known = (n > 1) & (share > 0 if name != "drop_" else n > 1)
-        top = 1.0 if name != "chance_" else np.inf
-        ends[f"{name}low"] = np.where(known, np.maximum(low, -1.0) if name == "drop_" else low, np.nan)
-        ends[f"{name}high"] = np.where(known, np.minimum(high, top), np.nan)
+    for name, (base, value, limits) in divisors.items():
+        both = c[f"{base}*loss" if base == "size" else f"loss*{base}"]
+        over = np.stack([c["loss*loss"], both, c[f"{base}*{base}"]])
+        low, high = _score_ends(counts, over, jump, value, limits, n, float(normal.ppf(0.975)))
+        ends |= {f"{name}low": low, f"{name}high": high}
     return sums.select(*keys, "n_sets").with_columns(
         *(pl.Series(k, v).fill_nan(None) for k, v in ends.items()), *_margin_ends(n, c)
     )
@@ -766,7 +800,7 @@ comparison_schema = FrameSchema(
         Column("n", pl.Int64, "perturbed items that both have"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
         Column("drop", pl.Float64, "drop of `model` - drop of `other`; positive: `model` loses more"),
-        Column("low", pl.Float64, "lower end of its 95 % interval (adjusted)"),
+        Column("low", pl.Float64, "lower end of its 95 % interval (two invented sets added)"),
         Column("high", pl.Float64, "upper end of that interval"),
         Column("relative_drop", pl.Float64, "difference of the relative drops; null if one of them is"),
         Column("relative_low", pl.Float64, "lower end of its 95 % interval (percentile, the same sets drawn for both)"),
@@ -849,7 +883,7 @@ def _differences(models: pl.DataFrame, tables: Mapping[str, np.ndarray], counts:
 
 
 def _difference_interval(change: np.ndarray, size: np.ndarray) -> tuple[float | None, float | None]:
-    "Adjusted interval of the mean change per item."
+    "Interval of the mean change per item, with two invented sets added."
     n = np.array([float(len(change))])
     if n[0] < 2:
         return None, None
