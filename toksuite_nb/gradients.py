@@ -421,20 +421,23 @@ def _gram_of(
     pieces = [p if p.kind == "formed" else p.back() for p in pieces]
     dense, ids = [p for p in pieces if p.kind != "ids"], [p for p in pieces if p.kind == "ids"]
     speed = _speed(str(device), dtype, torch.get_num_threads())
-    tokens = sum(math.prod(p.left.shape[:2]) for p in dense)
-    if formed or (dense and not ids and not _pairs_are_faster(speed, n, tokens, *shape)):
+    total = sum(math.prod(p.left.shape[:2]) for p in dense)
+    if formed or (dense and not ids and not _pairs_are_faster(speed, n, total, *shape)):
         _add_formed(out, pieces, shape)
         return out
-    flat = [p.flat() for p in dense]
-    for one in range(len(flat)):
-        for other in range(one, len(flat)):
-            _add_pairs(out, flat[one], flat[other], same=one == other)
-    for here in ids:
-        for there in flat:
-            _add_pairs(out, here, there, same=False)
+    if dense:
+        tokens = _joined([p.flat() for p in dense])  # one product of many rows, not one for every two pieces
+        _add_pairs(out, tokens, tokens, same=True)
+        for here in ids:
+            _add_pairs(out, here, tokens, same=False)
     if ids:
         _add_by_token(out, ids)
     return out
+
+
+def _joined(pieces: list[_Piece]) -> _Piece:
+    "Pieces of tokens as one."
+    return _Piece(*(torch.cat([getattr(p, x) for p in pieces]) for x in ("example", "left", "right")))
 
 
 def _scatter(out: torch.Tensor, e: torch.Tensor, f: torch.Tensor, block: torch.Tensor) -> None:
