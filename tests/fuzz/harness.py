@@ -101,7 +101,9 @@ def text(data: bytes) -> None:
         for version in {edited.source, edited.text}:
             tokenize([version], [own])
             blocks = align(own.spans(version), twin.spans(version))
-            if blocks["a_end"].max() != len(own.spans(version)) or blocks["b_end"].max() != len(twin.spans(version)):
+            # white space alone has no tokens in WordPiece, and no block
+            ends = [blocks[side].max() or 0 for side in ("a_end", "b_end")]
+            if ends != [len(own.spans(version)), len(twin.spans(version))]:
                 raise Crash("align: tokens are missing from the blocks")
         if not cut_shift(edited, own, lang=lang).summary.height:
             raise Crash("cut_shift: no summary")
