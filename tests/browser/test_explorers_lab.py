@@ -13,6 +13,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from test_lab import CHINESE, CONTRAST, ENGLISH, FARSI, KERNEL, PRINT, SHOTS, run_all, settle
 
+from toksuite_nb.perturb import perturbations
+from toksuite_nb.text import languages
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
@@ -57,8 +60,12 @@ def box_of(page: Any) -> Any:
     return box
 
 
+def menu(box: Any, label: str) -> Any:
+    return box.locator(f".widget-dropdown:has(label:text-is('{label}')) select")
+
+
 def choose(box: Any, label: str, option: str) -> None:
-    box.locator(f".widget-dropdown:has(label:text-is('{label}')) select").select_option(label=option)
+    menu(box, label).select_option(label=option)
 
 
 def test_typing_and_sliding_show_what_was_edited(lab, page, perturber):
@@ -88,7 +95,9 @@ def test_typing_and_sliding_show_what_was_edited(lab, page, perturber):
     area.fill("12")
     expect(box.locator(".tks-say")).to_contain_text("ascii_keyboard is not applicable")
     choose(box, "family", "styling")
-    settle(page, "explorer.family.value", "styling")
+    expect(menu(box, "perturbation").locator("option")).to_have_count(
+        perturbations("it").filter(category="styling").height
+    )
     choose(box, "perturbation", "uppercase")
     area.fill("Che ora è?")
     box.locator("textarea").nth(1).fill("mezzogiorno\nle due")
@@ -179,7 +188,11 @@ def test_new_views_are_legible_in_both_themes(lab, page, perturber, desks, noteb
     ):
         choose(box, "language", lang)
         settle(page, "explorer.lang.label", lang)
+        # the kernel hears of the language before it has looked up its perturbations
+        offered = perturbations(dict(zip(languages.values(), languages, strict=True))[lang]).height
+        expect(menu(box, "perturbation").locator("option")).to_have_count(offered)
         choose(box, "perturbation", rule)
+        settle(page, "explorer.perturbation.label", rule)
         box.locator("textarea").first.fill(text)
         expect(box.locator(".tks-text ins, .tks-text del").first).to_be_attached()
         page.wait_for_timeout(400)

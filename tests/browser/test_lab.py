@@ -54,7 +54,7 @@ ERRORS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedMode
 
 
 def settle(page: Any, expression: str, value: str) -> None:
-    """Wait until the kernel has heard of it; new options are in the page by then, as they were sent before the answer."""
+    """Wait until the kernel has heard of it."""
     for _ in range(150):
         if page.evaluate(PRINT, f"print({expression})") == value:
             return
