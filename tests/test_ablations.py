@@ -120,7 +120,7 @@ def test_pairs_differ_in_one_word_or_in_the_algorithm():
     assert recipe_pairs(["bpe", "bpe-nfkc-lower"]).is_empty(), "two words are two choices"
 
 
-def test_every_named_choice_of_the_issue_has_a_pair():
+def test_every_named_choice_has_a_pair():
     factors = set(recipe_pairs(suite_scales["small"].names)["factor"])
     assert {"nfc", "nfkc", "lower", "strip", "v600", "digits", "triples", "spaces"} <= factors
     assert {"bytes to bpe", "bpe to unigram", "bpe to wordpiece"} <= factors

@@ -111,6 +111,6 @@ NAMED = ("tekken", "mistral-spm", "bytes", "bpe", "bpe-nfkc-lower", "unigram", "
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(unit.TEXTS, min_size=20, max_size=20))
 def test_ten_thousand_texts_are_reconstructed_or_their_losses_named(texts):
-    "500 lists of 20 texts through the eight tokenizers of the issue; `make test` sends fewer through more."
+    "500 lists of 20 texts through eight tokenizers; `make test` sends fewer through more."
     for name in NAMED:
         unit.check_texts(name, texts)
