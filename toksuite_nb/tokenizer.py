@@ -1804,7 +1804,7 @@ def _check_prefix(path: Path, name: str) -> None:
     if not re.search(rb'"continuing_subword_prefix"\s*:\s*"[^"]', path.read_bytes()):
         return
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
-    prefix = model["continuing_subword_prefix"]
+    prefix = model.get("continuing_subword_prefix")
     for merge in model.get("merges") or () if isinstance(prefix, str) else ():
         second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
         if not second.startswith(prefix):
