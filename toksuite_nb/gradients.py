@@ -6,12 +6,14 @@
 __all__ = ['Example', 'as_tokenizer', 'start_ids', 'examples_from_text', 'Gram', 'sketch', 'gradient_gram']
 
 # %% ../nbs/40_gradients.ipynb #49110ea3
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 import inspect
+from itertools import pairwise
 import math
 from operator import index
 from os import PathLike
@@ -26,6 +28,8 @@ import numpy as np
 import polars as pl
 import torch
 from torch.func import functional_call, grad, vmap
+from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from .core import check_frame, derive_rng, gram_schema, progress
@@ -305,6 +309,19 @@ def _formed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:  # [B, T, 
     return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
+def _step(tokens: int) -> int:
+    "What so many tokens are rounded up to a multiple of, since oneDNN keeps code for each size that it met."
+    return max(16, 2 ** ((tokens - 1).bit_length() - 3))
+
+
+def _formed_apart(left: torch.Tensor, right: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:  # -> [B, p, q]
+    "Sum of outer products over each of the consecutive parts of [N, p] and [N, q]."
+    out = left.new_empty(len(sizes), left.shape[1], right.shape[1])
+    for one, other, place in zip(left.split(sizes), right.split(sizes), out, strict=True):
+        torch.mm(one.T, other, out=place)
+    return out
+
+
 def _pairs_are_faster(speed: _Speed, n: int, tokens: int, p: int, q: int) -> bool:
     pairs = tokens**2 / 2 * ((p + q) * speed.pairs + speed.sums)
     return pairs < p * q * (tokens * speed.form + n**2 * speed.gram)
@@ -379,25 +396,36 @@ def _got(x: Any) -> Any:
 # %% ../nbs/40_gradients.ipynb #0edaa1ae
 @dataclass
 class _Piece:
-    "A part of one parameter's gradients: factors [B, T, p] and [B, T, q], or formed gradients [B, p q] where `right` is None."
+    "A part of one parameter's gradients: factors [B, T, p] and [B, T, q], or [N, p] and [N, q], or formed gradients [B, p q] where `right` is None."
 
-    example: torch.Tensor  # [B]; [N] for token ids
+    example: torch.Tensor  # [B]; [N], token by token, for token ids and where there are no `sizes`
     left: Any  # Left factors; token ids [N] stand for one-hot vectors; or formed gradients
     right: Any  # Right factors; [N, q] beside token ids; None beside formed gradients
+    sizes: tuple[int, ...] = ()  # For [N, p] and [N, q]: how many tokens in turn belong to each example
 
     @property
     def kind(self) -> str:
-        return "formed" if self.right is None else "ids" if len(self.left.shape) == 1 else "factors"
+        return "formed" if self.right is None else ("ids", "flat", "factors")[len(self.left.shape) - 1]
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.left.shape[: 1 if self.kind == "flat" else 2])
+
+    def formed(self) -> "_Piece":
+        "Factors multiplied."
+        if self.kind == "factors":
+            return _Piece(self.example, _formed(self.left, self.right).flatten(1), None)
+        return _Piece(self.example, _formed_apart(self.left, self.right, self.sizes).flatten(1), None)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.left.dtype if self.right is None else self.right.dtype
 
     def back(self) -> "_Piece":
-        return _Piece(self.example, _got(self.left), _got(self.right))
+        return replace(self, left=_got(self.left), right=_got(self.right))
 
     def aside(self, spool: _Spool) -> "_Piece":
-        return _Piece(self.example, spool.put(self.left), None if self.right is None else spool.put(self.right))
+        return replace(self, left=spool.put(self.left), right=None if self.right is None else spool.put(self.right))
 
     def free(self) -> None:
         for x in (self.left, self.right):
@@ -410,7 +438,9 @@ class _Piece:
             return self
         left, right = self.left, self.right
         active = (left != 0).any(-1) & (right != 0).any(-1)
-        return _Piece(self.example[active.nonzero()[:, 0]], left[active], right[active])
+        counts = torch.tensor(self.sizes, device=left.device)
+        owner = self.example.repeat_interleave(counts) if self.sizes else self.example
+        return _Piece(owner[active.nonzero()[:, 0]], left[active], right[active])
 
 
 def _gram_of(
@@ -421,7 +451,7 @@ def _gram_of(
     pieces = [p if p.kind == "formed" else p.back() for p in pieces]
     dense, ids = [p for p in pieces if p.kind != "ids"], [p for p in pieces if p.kind == "ids"]
     speed = _speed(str(device), dtype, torch.get_num_threads())
-    total = sum(math.prod(p.left.shape[:2]) for p in dense)
+    total = sum(p.tokens for p in dense)
     if formed or (dense and not ids and not _pairs_are_faster(speed, n, total, *shape)):
         _add_formed(out, pieces, shape)
         return out
@@ -437,7 +467,8 @@ def _gram_of(
 
 def _joined(pieces: list[_Piece]) -> _Piece:
     "Pieces of tokens as one."
-    return _Piece(*(torch.cat([getattr(p, x) for p in pieces]) for x in ("example", "left", "right")))
+    example, left, right = (torch.cat([getattr(p, x) for p in pieces]) for x in ("example", "left", "right"))
+    return _Piece(example, left, right)
 
 
 def _scatter(out: torch.Tensor, e: torch.Tensor, f: torch.Tensor, block: torch.Tensor) -> None:
@@ -500,7 +531,7 @@ def _block(p: _Piece, start: int, width: int, q: int) -> torch.Tensor:  # [B, wi
         return p.left.part(start * q, width * q)
     if p.kind == "formed":
         return p.left[:, start * q : (start + width) * q]
-    return _formed(p.left[:, :, start : start + width], p.right).flatten(1)
+    return replace(p, left=p.left[..., start : start + width]).formed().left
 
 
 def _add_by_token(out: torch.Tensor, pieces: list[_Piece], budget: int = 2**22) -> None:
@@ -548,6 +579,11 @@ class _Layer:
     owners: set[str] = field(default_factory=set)  # Modules whose calls add to it
 
 
+def _is_long(tokens: float | int, shape: tuple[int, int]) -> bool:
+    "Whether a gradient that is formed takes less space than its factors, or at most twice as much, which saves forming it in blocks."
+    return 2 * tokens * sum(shape) > math.prod(shape)
+
+
 def _opened(x: torch.Tensor) -> torch.Tensor:
     "`x` with a gradient, and no leaf, so that the model may change it in place."
     return x.detach().requires_grad_().clone()
@@ -570,11 +606,12 @@ class _Tape:
         self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
         self.sketches: dict[str, Any] = {}
-        self.begin(torch.zeros(0, dtype=torch.long))
+        self.begin(torch.zeros(0, dtype=torch.long), [])
 
-    def begin(self, batch: torch.Tensor) -> None:
-        "Say which examples the next passes are about."
+    def begin(self, batch: torch.Tensor, row: list[int]) -> None:
+        "Say which examples the next passes are about, and of how many tokens each is, with what fills up, if all are in one row."
         self.batch, self.rows, self.called = batch, batch.shape[0], set[str]()
+        self.width, self.sizes = sum(row), tuple(row[: self.rows])  # 0: a row for each
 
     def watch(self, module: torch.nn.Module, name: str) -> Any:
         "Register the hook that fits `module`."
@@ -616,7 +653,7 @@ class _Tape:
         "An output with a gradient, and one for each example."
         if not output.requires_grad:
             output = _opened(output)
-        if output.shape[0] == 1 < self.rows:
+        if output.shape[0] == 1 < self.rows and not self._in_one_row(output):
             output = output.expand(self.rows, *output.shape[1:]).clone()
             given = given.expand(self.rows, *given.shape[1:])
         return output, given
@@ -663,19 +700,19 @@ class _Tape:
                 self._close(layer)
 
     def add(self, owner: Any, piece: _Piece) -> None:
-        "Keep a piece of the layer of `owner`, in the smaller of its forms."
+        "Keep a piece of the layer of `owner`, formed or not."
         layer = self.layers[id(owner)]
         if layer.name in self.grams:
             raise _OutOfOrder(layer.name)
-        if piece.kind == "factors" and not self.streaming:
-            p, q = layer.shape
-            if piece.left.shape[1] * (p + q) > p * q:
-                piece = _Piece(piece.example, _formed(piece.left, piece.right).flatten(1), None)
+        factors = piece.kind in ("factors", "flat") and not self.streaming
+        if factors and _is_long(piece.tokens / len(piece.example), layer.shape):
+            piece = piece.formed()
         layer.pieces.append(piece if self.spool is None else piece.aside(self.spool))
 
     def size(self, tokens: int) -> int:
         "Bytes of all pieces, at most, with so many tokens in each example."
-        each = sum(min(tokens * sum(layer.shape), math.prod(layer.shape)) for layer in self.layers.values())
+        shapes = [layer.shape for layer in self.layers.values()]
+        each = sum(math.prod(shape) if _is_long(tokens, shape) else tokens * sum(shape) for shape in shapes)
         return self.n * each * self.dtype.itemsize
 
     def harvest(self) -> None:
@@ -699,6 +736,9 @@ class _Tape:
                 piece.free()
             layer.pieces = []
 
+    def _in_one_row(self, x: torch.Tensor) -> bool:
+        return bool(self.width) and x.dim() == 3 and x.shape[:2] == (1, self.width)
+
     def _by_position(self, x: torch.Tensor) -> torch.Tensor:  # [examples, positions, width]
         if self.rows == 1:
             return x.reshape(1, -1, x.shape[-1])
@@ -707,6 +747,10 @@ class _Tape:
         return x.flatten(1, -2)
 
     def _linear(self, module: Any, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
+        if self._in_one_row(b):  # never with biases
+            b, a = b[0, : sum(self.sizes)], kept[0, : sum(self.sizes)].to(self.dtype)
+            self.add(module, _Piece(self.batch, *((a, b) if self.weights == "lora_b" else (b, a)), self.sizes))
+            return
         b, a = self._by_position(b), self._by_position(kept).to(self.dtype)
         own = dict(module.named_parameters(recurse=False)) if self.weights == "full" else {"weight": module}
         if "bias" in own and id(own["bias"]) not in self.explicit:
@@ -838,66 +882,108 @@ def _check_model(model: torch.nn.Module, weights: str, targets: dict[str, torch.
         )
 
 # %% ../nbs/40_gradients.ipynb #81e6407f
-def _windows(examples: Sequence[Example]) -> torch.Tensor:  # [B, K]
-    "For each example K different positions, among them those that predict its answer."
-    widest = max(len(e.answer) for e in examples)
-    first = torch.tensor([max(0, len(e) - 1 - widest) for e in examples])
-    return first[:, None] + torch.arange(widest)
-
-
 def _width(model: torch.nn.Module, tokens: int) -> int:
-    "Padded length for so many tokens: on a CPU one of few, since oneDNN keeps code for each that it met."
+    "Padded length for so many tokens, on a CPU one of few."
     weight: Any = model.get_input_embeddings().weight  # type: ignore[operator]
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = _limit(model)
     single = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if limit is None or not single or not _onednn_is_faster(torch.get_num_threads()):
+    if not single or not _onednn_is_faster(torch.get_num_threads()):
         return tokens
-    step = max(16, 2 ** ((tokens - 1).bit_length() - 3))
-    return max(tokens, min(limit, -(-tokens // step) * step))
+    return max(tokens, int(min(limit, tokens + -tokens % _step(tokens))))
 
 
-def _losses(
-    model: torch.nn.Module, examples: Sequence[Example], width: int | None = None
-) -> torch.Tensor:  # one per example
-    embedding: Any = model.get_input_embeddings  # a method of Hugging Face models
-    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    device = embedding().weight.device
-    length, at = width or max(map(len, examples)) - 1, _windows(examples)
-    # the last answer token is predicted, never read
-    read = [(*e.prompt, *e.answer)[:-1] for e in examples]
-    ids = torch.tensor([[*r, *[r[0]] * (length - len(r))] for r in read], device=device)
-    mask = torch.tensor([[1] * len(r) + [0] * (length - len(r)) for r in read], device=device)
-    labels = torch.tensor(
-        [[*[-100] * (len(e.prompt) - 1), *e.answer, *[-100] * (length + 1 - len(e))] for e in examples], device=device
+def _limit(model: Any) -> int | float:
+    "Positions that the model knows."
+    known = getattr(model.config, "max_position_embeddings", None)
+    return math.inf if known is None else int(known)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    "Examples as the model reads them, each in a row of its own or all in one."
+
+    given: dict[str, torch.Tensor]  # What the model is given; `input_ids` [rows, positions] at least
+    row: list[int]  # Tokens of each example, and of what fills up, where all are in one row; else empty
+    answers: list[int]  # Answer tokens of each example, and none of what fills up, where all are in one row; else empty
+    read: torch.Tensor  # [B, K] positions that predict the answers, counted through all rows; an answer that is shorter repeats its first
+    target: torch.Tensor  # [B, K] ids to predict; -100 for what is repeated
+
+    def pick(self, x: torch.Tensor) -> torch.Tensor:  # [rows, positions, ...] -> [B, K, ...]
+        "What stands at the positions that predict."
+        return x.flatten(0, 1)[self.read.to(x.device)]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:  # [B, K, d] -> [rows, positions, d]
+        "The way back; zero elsewhere."
+        shape = self.given["input_ids"].shape
+        end = shape.numel()  # what is repeated goes to a place behind the last
+        at = self.read.masked_fill(self.target == -100, end).to(x.device)
+        return x.new_zeros(end + 1, x.shape[-1]).index_put((at,), x)[:end].view(*shape, x.shape[-1])
+
+
+def _batch(
+    examples: Sequence[Example], device: torch.device, *, width: int = 0, masked: bool = True, one_row: bool = False
+) -> _Batch:
+    "Examples in rows of at least `width` tokens, filled up with a token of their own."
+    read = [(*e.prompt, *e.answer)[:-1] for e in examples]  # the last answer token is predicted, never read
+    sizes = [len(r) for r in read]
+    given: dict[str, list[list[int]]] = {}
+    if one_row:
+        row = [*sizes, max(0, width - sum(sizes))]
+        starts = np.cumsum([0, *sizes[:-1]]).tolist()
+        given["input_ids"] = [[*(t for r in read for t in r), *[read[0][0]] * row[-1]]]
+        given["position_ids"] = [[p for size in row for p in range(size)]]
+    else:
+        length, row = max(width, *sizes), []
+        starts = [k * length for k in range(len(read))]
+        given["input_ids"] = [[*r, *[r[0]] * (length - len(r))] for r in read]
+        if masked:
+            given["attention_mask"] = [[1] * size + [0] * (length - size) for size in sizes]
+    widest = max(len(e.answer) for e in examples)
+    first = [start + len(e.prompt) - 1 for start, e in zip(starts, examples, strict=True)]
+    return _Batch(
+        {name: torch.tensor(rows, device=device) for name, rows in given.items()},
+        row,
+        [*(len(e.answer) for e in examples), 0] if row else [],
+        torch.tensor(
+            [
+                [at + (k if k < len(e.answer) else 0) for k in range(widest)]
+                for at, e in zip(first, examples, strict=True)
+            ],
+            device=device,
+        ),
+        torch.tensor([[*e.answer, *[-100] * (widest - len(e.answer))] for e in examples], device=device),
     )
-    target = _rows(labels, at)
+
+
+def _logits(model: torch.nn.Module, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    return model(**given, **options).logits
+
+
+def _losses(model: torch.nn.Module, batch: _Batch) -> torch.Tensor:  # one per example
+    "Mean cross-entropy over each answer."
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     narrowed: list[bool] = []
 
     def narrow(_: torch.nn.Module, args: tuple) -> tuple | None:
-        if args[0].shape[:2] != ids.shape or narrowed:
+        if args[0].shape[:2] != batch.given["input_ids"].shape or narrowed:
             return None
         narrowed.append(True)
-        return (_rows(args[0], at), *args[1:])
+        return (batch.pick(args[0]), *args[1:])
 
     handle = head.register_forward_pre_hook(narrow) if isinstance(head, torch.nn.Module) else None
-    accepts = inspect.signature(model.forward).parameters
     try:
-        options = {"use_cache": False} if "use_cache" in accepts else {}
-        logits = model(input_ids=ids, attention_mask=mask, **options).logits
+        logits = _logits(model, batch.given)
     finally:
         if handle is not None:
             handle.remove()
-    logits = logits if narrowed else _rows(logits, at)
+    logits = logits if narrowed else batch.pick(logits)
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    target = batch.target.to(logits.device)
     nats = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), target.to(logits.device).flatten(), reduction="none", ignore_index=-100
+        logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-100
     )
-    return nats.view(target.shape).sum(1) / (target != -100).sum(1).to(nats.device)
-
-
-def _rows(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    at = at.to(x.device)
-    return x[torch.arange(len(at), device=x.device)[:, None], at]
+    return nats.view(target.shape).sum(1) / (target != -100).sum(1)
 
 
 @contextmanager
@@ -935,8 +1021,11 @@ class _Plan:
     explicit: Mapping[int, torch.Tensor]  # Parameters that hooks do not cover
     single: bool  # One example at a time
     late: list[torch.nn.Module]  # Modules of the last block of which only answer positions matter
+    late_attention: bool  # Whether the same is true of its attention
     opened: bool  # Whether the embedding's output must have a gradient
     changed: frozenset[str]  # Modules whose output is changed in place later
+    masked: bool  # Whether padding at the end must be masked
+    one_row: bool  # Whether examples may stand one after the other in a row
 
 
 def _nodes(root: Any, stop: Any = None) -> Iterator[Any]:
@@ -974,22 +1063,26 @@ def _hidden(out: Any) -> Any:
 
 def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example: Example) -> _Plan:
     "A look at the model on a few tokens."
-    limit = getattr(model.config, "max_position_embeddings", None)
-    length = 3 if limit is None or limit >= 3 else 1
+    length = 3 if _limit(model) >= 3 else 1
     few = ((*example.prompt, *example.answer) * 3)[: length + 1]
+    weight: torch.Tensor = model.get_input_embeddings().weight
+    other = tuple((t + 1) % len(weight) for t in few)
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
     path, blocks = max(lists, key=lambda one: sum(p.numel() for p in one[1].parameters()), default=("", []))
-    seen, last = _Seen(), blocks[-1] if len(blocks) else None
+    seen, last, watch = _Seen(), blocks[-1] if len(blocks) else None, _Apart()
     own = [p for m in targets.values() for p in m.parameters(recurse=False)] if weights == "full" else []
     hooks = [m.register_forward_hook(partial(seen.module, name), with_kwargs=True) for name, m in targets.items()]
     hooks += [block.register_forward_hook(partial(seen.block, k), with_kwargs=True) for k, block in enumerate(blocks)]
     hooks.append(model.get_input_embeddings().register_forward_hook(seen.embedding))
     inner = [m for m in last.modules() if m is not last and any(map(_is_linear, m.modules()))] if last else []
     hooks += [m.register_forward_hook(seen.inner, with_kwargs=True) for m in inner]
+    hooks += [last.register_forward_pre_hook(lambda *_: watch.seen.clear())] if last else []
     try:
         for p in own:
             p.requires_grad_(True)
-        loss = _losses(model, [Example(few[:-1], few[-1:])] * 5).sum()
+        two = [Example(some[:-1], some[-1:]) for some in (few, other)]
+        with watch:
+            loss = _losses(model, _batch([*two, *two, two[0]], weight.device)).sum()
         if loss.grad_fn is None:
             raise ValueError(
                 f"gradient_gram: the logits of {type(model).__name__} must carry a gradient, got none. "
@@ -1005,26 +1098,141 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
     explicit = {id(p): p for p in own if total[id(p)] != seen.used[id(p)] or id(p) in odd}
     chain = [(f"{path}.{k}", block) for k, block in enumerate(blocks)]
     in_order = _is_chain(seen.calls, len(blocks), loss, seen.embedded)
+    single = seen.mixed or bool(explicit)
+    usable = in_order and not single and weights != "full" and weight.device.type == "cpu"
+    one_row = usable and _fit_in_a_row(model, seen.calls[-1], last, two)
+    late, late_attention = _late(seen.passes, watch.seen, loss, length) if in_order else ([], False)
     return _Plan(
         chain if in_order else [],
         explicit,
-        seen.mixed or bool(explicit),
-        _late(seen.passes, loss, length) if in_order else [],
+        single,
+        late,
+        late_attention,
         weights == "full" or seen.twice or not in_order,
         frozenset(name for name, out, version in seen.outputs if out._version != version),
+        one_row or not _is_causal(model, few, other),  # a row is never masked
+        one_row,
     )
 
 
+def _is_causal(model: Any, few: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    "Whether other tokens at the end leave what stands before them as it is, so that padding needs no mask."
+    whole, size = int(min(_limit(model), len(few))), len(few) // 2
+    weight = model.get_input_embeddings().weight
+    ids = torch.tensor([few[:whole], (*few[:size], *other[size:whole])], device=weight.device)
+    with torch.no_grad():
+        one, changed = _logits(model, {"input_ids": ids})[:, :size].double()
+    return bool((one - changed).abs().max() <= 10 * torch.finfo(weight.dtype).eps * one.abs().max())
+
+
+class _Apart(TorchFunctionMode):
+    "Attention within each example, where several stand in one row."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row: list[int] = []  # Tokens of each, and of what fills up
+        self.last: list[int] = []  # Of how many at the end of each the attention is asked for; empty: of all
+        self.seen: list[torch.Tensor] = []  # What attention gave where no row is set
+        self.calls = 0
+        self.judged: tuple[torch.Tensor | None, bool] = (None, False)  # A mask, and whether it is causal within each
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        whole = sum(self.row)
+        if whole and len(args) >= 3 and all(x.shape[-2] == whole for x in args[:3]):
+            self.calls += 1
+            return self.each(*args, **kwargs)
+        out = func(*args, **kwargs)
+        self.seen += [] if whole else [out]
+        return out
+
+    def each(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
+    ) -> torch.Tensor:
+        "The usual attention, part by part."
+        is_causal |= attn_mask is not None and self.causal(attn_mask)
+        masks = [None] * len(self.row) if is_causal or attn_mask is None else self.squares(attn_mask)
+        last = self.last if is_causal and self.last else self.row
+        parts = []
+        for q, k, v, m, count in zip(*(x.split(self.row, -2) for x in (query, key, value)), masks, last, strict=True):
+            size = q.shape[-2]
+            if count == size:
+                parts.append(scaled_dot_product_attention(q, k, v, m, dropout_p, is_causal, **options))
+                continue
+            behind = torch.ones(count, size, dtype=torch.bool, device=q.device).tril(size - count)
+            part = (
+                scaled_dot_product_attention(q[..., size - count :, :], k, v, behind, dropout_p, **options)
+                if count
+                else q[..., :0, :]
+            )
+            parts.append(pad(part, (0, 0, size - count, 0)))
+        return torch.cat(parts, -2)
+
+    def squares(self, mask: torch.Tensor) -> list[torch.Tensor | None]:
+        starts = np.cumsum([0, *self.row]).tolist()
+        return [mask[..., start:end, start:end] for start, end in pairwise(starts)]
+
+    def causal(self, mask: torch.Tensor) -> bool:
+        "Whether a mask does nothing but hide what comes later; asked once for all layers."
+        if mask is not self.judged[0]:
+            found = mask.dtype == torch.bool and all(
+                bool((m == torch.ones_like(m).tril()).all()) for m in self.squares(mask) if m is not None
+            )
+            self.judged = (mask, found)
+        return self.judged[1]
+
+
+def _fit_in_a_row(model: Any, call: tuple[int, Any, Any, Any], last: Any, two: list[Example]) -> bool:
+    "Whether two examples in one row come out of the last block, and go back through it, as in the `call` with a row for each."
+    weight, size, apart = model.get_input_embeddings().weight, len(two[0]) - 1, _Apart()
+    batch = _batch(two, weight.device, width=2 * size + 1, one_row=True)
+    if sum(batch.row) > _limit(model) or "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    ends: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def stop(_: torch.nn.Module, args: tuple, out: Any) -> None:
+        ends.append((args[0], _hidden(out)))
+        raise _Reached
+
+    hook = last.register_forward_hook(stop)
+    apart.row = batch.row
+    try:
+        with apart, suppress(_Reached):
+            _logits(model, batch.given)
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        return False  # what the model makes of several examples in a row is not known
+    finally:
+        hook.remove()
+    if not ends or not apart.calls:
+        return False
+    apart_in, apart_out = ends[0]
+    given, out, found = call[1][0], _hidden(call[3])[:2], apart_out[:, : 2 * size].view(2, size, -1)
+    slope = torch.autograd.grad((out * out.detach().cos()).sum(), given, retain_graph=True)[0][:2]
+    back = torch.autograd.grad((found * out.detach().cos()).sum(), apart_in)[0][:, : 2 * size].view(2, size, -1)
+    close = min(100 * torch.finfo(weight.dtype).eps, 0.05)
+    return all(bool((a - b).abs().max() <= close * a.abs().max()) for a, b in ((out, found), (slope, back)))
+
+
 def _late(
-    passes: list[tuple[Any, torch.Tensor, torch.Tensor]], loss: torch.Tensor, length: int
-) -> list[torch.nn.Module]:
-    "Outermost modules that treat each position alone, and whose gradient is zero but at the answer."
+    passes: list[tuple[Any, torch.Tensor, torch.Tensor]], attention: list[torch.Tensor], loss: torch.Tensor, length: int
+) -> tuple[list[torch.nn.Module], bool]:
+    "Outermost modules that treat each position alone, and whose gradient is zero but at the answer; and whether that of the attention is."
     if length < 3 or not passes:
-        return []
-    slopes = torch.autograd.grad(loss, [out for *_, out in passes], allow_unused=True)
+        return [], False
+    slopes = torch.autograd.grad(loss, [out for *_, out in passes] + attention, allow_unused=True)
+    attended = [s is not None and not bool((s[..., :-1, :] != 0).any()) for s in slopes[len(passes) :]]
     late: list[torch.nn.Module] = []
     calls = Counter(id(module) for module, *_ in passes)
-    for (module, given, out), slope in zip(passes, slopes, strict=True):
+    for (module, given, out), slope in zip(passes, slopes, strict=False):
         if calls[id(module)] > 1 or slope is None or bool((slope[:, :-1] != 0).any()) or not bool(slope[:, -1].any()):
             continue
         with torch.no_grad():
@@ -1033,7 +1241,7 @@ def _late(
         if alone.shape == out[:, -1:].shape and float((alone - out[:, -1:]).abs().max()) <= tolerance:
             late.append(module)
     within = {id(m) for module in late for m in module.modules() if m is not module}
-    return [module for module in late if id(module) not in within]
+    return [module for module in late if id(module) not in within], attended == [True]
 
 
 class _Seen:
@@ -1110,6 +1318,35 @@ def _batches(
     return batches
 
 
+def _rows(
+    examples: Sequence[Example], budget: int, limit: int | float
+) -> tuple[list[int], list[list[int]]]:  # Width of each row, and what goes into it
+    "Rows of `budget` tokens or half as many again, of one width but where little is left, that hold all examples and hardly more."
+    sizes = [len(e) - 1 for e in examples]
+    least = max(*sizes, min(budget, sum(sizes)))
+    step, most = _step(least), max(least, limit)
+    ways = []
+    for width in sorted({int(min(w + -w % step, most)) for w in range(least, least + least // 2 + 1, step)}):
+        rows = _filled(sizes, width)
+        full = [sum(sizes[i] for i in row) for row in rows]
+        ways.append(([width if 8 * w > 7 * width else w + -w % step for w in full], rows))
+    return min(ways, key=lambda way: sum(way[0]))
+
+
+def _filled(sizes: list[int], width: int) -> list[list[int]]:
+    "Each one, the longest first, into the row where it leaves least free."
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # Room, and row, in order
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        at = bisect_left(free, (sizes[i], 0))
+        room, row = free.pop(at) if at < len(free) else (width, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
+        insort(free, (room - sizes[i], row))
+    return rows
+
+
 @dataclass
 class _Run:
     "What the passes share."
@@ -1117,42 +1354,62 @@ class _Run:
     model: torch.nn.Module
     examples: list[Example]
     batches: list[list[int]]
+    widths: list[int]  # Of the one row in which each batch stands; none where each example has its own
     tape: _Tape
-    chain: list[tuple[str, torch.nn.Module]]
+    plan: _Plan
     show: bool
+    apart: _Apart = field(default_factory=_Apart)
     losses: Any = None
-    window: Any = None
+    batch: Any = None
 
     def __post_init__(self) -> None:
         self.losses = np.zeros(len(self.examples))
+        self.made: dict[int, _Batch] = {}
 
-    def begin(self, at: int) -> list[Example]:
-        "Tell the tape which batch comes now."
-        device = self.model.get_input_embeddings().weight.device  # type: ignore[operator]
-        self.tape.begin(torch.tensor(self.batches[at], device=device))
-        batch = [self.examples[i] for i in self.batches[at]]
-        self.window = _windows(batch)
-        return batch
+    @property
+    def chain(self) -> list[tuple[str, torch.nn.Module]]:
+        return self.plan.chain
 
-    def narrow(self, late: list[torch.nn.Module]) -> list[Any]:
-        "Let some modules compute answer positions only; what they give elsewhere is never used."
-        shapes: dict[int, torch.Size] = {}
+    def begin(self, at: int) -> _Batch:
+        "Tell all concerned which batch comes now."
+        device: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        if at not in self.made:
+            chosen = [self.examples[i] for i in self.batches[at]]
+            width = self.widths[at] if self.widths else _width(self.model, max(map(len, chosen)) - 1)
+            self.made[at] = _batch(chosen, device, width=width, masked=self.plan.masked, one_row=bool(self.widths))
+        self.batch = self.made[at]
+        self.apart.row = self.batch.row
+        self.tape.begin(torch.tensor(self.batches[at], device=device), self.batch.row)
+        return self.batch
+
+    def narrow(self) -> list[Any]:
+        "Let parts of the last block compute answer positions only; what they give elsewhere is never used."
 
         def pick(module: torch.nn.Module, args: tuple) -> tuple:
-            shapes[id(module)] = args[0].shape
-            return (_rows(args[0], self.window),)
+            return (self.batch.pick(args[0]),)
 
         def spread(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
-            whole = out.new_zeros(*shapes[id(module)][:2], out.shape[-1])
-            rows = torch.arange(len(out), device=out.device)[:, None]
-            return whole.index_put((rows, self.window.to(out.device)), out)
+            return self.batch.spread(out)
 
-        return [h for m in late for h in (m.register_forward_pre_hook(pick), m.register_forward_hook(spread))]
+        def ask(answers: bool, *_: Any) -> None:
+            self.apart.last = self.batch.answers if answers else []
+
+        hooks = [
+            h for m in self.plan.late for h in (m.register_forward_pre_hook(pick), m.register_forward_hook(spread))
+        ]
+        if self.plan.late_attention:
+            last = self.chain[-1][1]
+            hooks += [
+                last.register_forward_pre_hook(partial(ask, True)),
+                last.register_forward_hook(partial(ask, False)),
+            ]
+        return hooks
 
     def each(self, at: int) -> torch.Tensor:
         "Losses of a batch."
         batch = self.begin(at)
-        return _losses(self.model, batch, _width(self.model, max(map(len, batch)) - 1))
+        with self.apart if self.widths else nullcontext():
+            return _losses(self.model, batch)
 
     def forward(self, at: int) -> torch.Tensor:
         "Sum of the losses of a batch, which are noted."
@@ -1244,7 +1501,9 @@ def _recomputed(run: _Run, spool: _Spool, opened: bool) -> None:
             run.begin(at)
             below, call = walks[at].pop()
             leaf = below.get().requires_grad_(k > 0 or opened)
-            run.back(call(leaf), slopes[at].get())
+            with run.apart if run.widths else nullcontext():
+                out = call(leaf)
+            run.back(out, slopes[at].get())
             slopes[at].free()
             slopes[at] = _moved(below, leaf.grad, spool)
         passed |= run.names(k)
@@ -1392,7 +1651,7 @@ def gradient_gram(
     | None = None,  # Last parts of layer names; None: all linear layers in the blocks (`full`: everything)
     per_layer: bool = False,  # True: keep each layer's own n x n matrix
     batch_tokens: int
-    | None = None,  # Padded tokens whose activations may be held at once; None: 160 on a CPU, else 8192
+    | None = None,  # Padded tokens whose activations may be held at once; None: 384 on a CPU, else 8192
     lock_step: bool
     | None = None,  # Recompute block by block where not all tokens fit; None: where 8 GiB of pieces would be put aside
     offload: str
@@ -1409,7 +1668,7 @@ def gradient_gram(
     targets = _targets(model, weights, modules)
     _check_model(model, weights, targets)
     inputs: Any = model.get_input_embeddings  # a method of Hugging Face models
-    usual = 160 if inputs().weight.device.type == "cpu" else 8192
+    usual = 384 if inputs().weight.device.type == "cpu" else 8192
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
     with _ready(model) as opening:
@@ -1420,7 +1679,7 @@ def gradient_gram(
         try:
             run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
         except (_Unattributable, _OutOfOrder):
-            plan = replace(plan, chain=[], single=True, late=[])
+            plan = replace(plan, chain=[], single=True, late=[], late_attention=False)
             run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
     tape, losses = run.tape, run.losses
     if not tape.grams:
@@ -1469,16 +1728,20 @@ def _passes(
     fits &= bool(plan.chain) or not plan.single
     spool = None if fits else _Spool(device, offload)
     saving = _Spool(device, offload) if device.type == "cpu" else None
-    batches = _batches(examples, 1 if plan.single else budget, waste=0.1 if plan.chain or not fits else 1)
+    widths, batches = (
+        _rows(examples, budget, _limit(model))
+        if plan.one_row and plan.chain
+        else ([], _batches(examples, 1 if plan.single else budget, waste=0.1 if plan.chain or not fits else 1))
+    )
     tape = _Tape(len(examples), *settings, torch.float64 if double else torch.float32, spool)
-    run = _Run(model, examples, batches, tape, plan.chain, show)
+    run = _Run(model, examples, batches, widths, tape, plan, show)
     hooks = []
     try:
         for p in plan.explicit.values():
             p.requires_grad_(True)
         tape.explicit, tape.changed = plan.explicit, plan.changed
         hooks += [tape.watch(module, name) for name, module in targets.items()]
-        hooks += run.narrow(plan.late)  # after the tape's hooks, which shall see what was computed
+        hooks += run.narrow()  # after the tape's hooks, which shall see what was computed
         with _quick(model, tape), _spilled(model, tape, saving):
             if plan.chain and spool is None:
                 _kept(run)
