@@ -225,13 +225,15 @@ def sketch(
 # %% ../nbs/40_gradients.ipynb #5a7de002
 def _seconds(work: Callable[[], Any], device: str) -> float:
     "Shortest of a few runs; on a CPU in processor time, since others may be at work."
-    clock = time.perf_counter if device.startswith("cuda") else time.thread_time
+    on_gpu = device.startswith("cuda")
+    clock = time.perf_counter if on_gpu else time.thread_time
+    wait = partial(torch.cuda.synchronize, device) if on_gpu else bool
     taken = []
     for _ in range(5):
+        wait()
         start = clock()
         work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
+        wait()
         taken.append(clock() - start)
     return min(taken)
 
@@ -242,13 +244,21 @@ def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) 
 
 @cache
 def _onednn_is_faster(threads: int) -> bool:
-    "Timed once per process and number of threads."
-    a, b = (torch.arange(rows * 512.0).cos().view(rows, 512) for rows in (256, 512))
+    "Timed once per process and number of threads, with more weights than a processor's cache holds, as a model has."
+    a, *weights = (torch.arange(rows * 512.0).cos().view(rows, 512) for rows in (256, *[1024] * 8))
     try:
-        agree = torch.allclose(_onednn(a, b), a @ b.T, rtol=1e-4, atol=1e-3)
+        agree = torch.allclose(_onednn(a, weights[0]), a @ weights[0].T, rtol=1e-4, atol=1e-3)
     except (AttributeError, RuntimeError):  # a build without oneDNN
         return False
-    return agree and 1.1 * _seconds(lambda: _onednn(a, b), "cpu") < _seconds(lambda: a @ b.T, "cpu")
+    usual, other = (
+        _seconds(partial(_each, product, a, weights), "cpu") for product in (torch.nn.functional.linear, _onednn)
+    )
+    return agree and other < usual
+
+
+def _each(product: Callable, a: torch.Tensor, others: list[torch.Tensor]) -> None:
+    for b in others:
+        product(a, b)
 
 
 def _times(
@@ -303,7 +313,7 @@ def _speed(device: str, dtype: torch.dtype, threads: int) -> _Speed:
 
 def _formed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:  # [B, T, p], [B, T, q] -> [B, p, q]
     "Sum of outer products, example by example."
-    if left.shape[1] * left.shape[2] * right.shape[2] < 2**20 or not left.shape[0]:
+    if left.device.type != "cpu" or math.prod(left.shape[1:]) * right.shape[2] < 2**20 or not left.shape[0]:
         return left.transpose(1, 2) @ right
     parts = [_times(one.T, other.T) for one, other in zip(left, right, strict=True)]
     return torch.stack(parts) if len(parts) > 1 else parts[0][None]
@@ -443,6 +453,11 @@ class _Piece:
         return _Piece(owner[active.nonzero()[:, 0]], left[active], right[active])
 
 
+def _room(device: torch.device, on_a_cpu: int) -> int:
+    "Numbers worked on at once: what a processor's cache holds, or enough to keep a GPU busy."
+    return on_a_cpu if device.type == "cpu" else 2**25
+
+
 def _gram_of(
     pieces: list[_Piece], shape: tuple[int, int], n: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:  # [n, n], float64
@@ -478,7 +493,7 @@ def _scatter(out: torch.Tensor, e: torch.Tensor, f: torch.Tensor, block: torch.T
 def _add_pairs(out: torch.Tensor, one: _Piece, other: _Piece, *, same: bool, budget: int = 2**21) -> None:
     "Token pairs; of two pieces that are the same, each pair once and mirrored."
     n, size = len(out), len(one.example)
-    chunk = max(1, budget // max(1, len(other.example)))
+    chunk = max(1, _room(out.device, budget) // max(1, len(other.example)))
     for start in range(0, size, chunk):
         part = slice(start, min(start + chunk, size))
         first = start if same else 0
@@ -505,7 +520,7 @@ def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int],
     place = {example: k for k, example in enumerate(order)}
     slots = [torch.tensor([place[i] for i in some], device=out.device) for some in examples]
     once = sum(map(len, slots)) == len(order)  # each example in one piece
-    rows, q = max(1, min(shape[0], budget // (len(order) * shape[1]))), shape[1]
+    rows, q = max(1, min(shape[0], _room(out.device, budget) // (len(order) * shape[1]))), shape[1]
     present = torch.tensor(order, device=out.device)
     for start in range(0, shape[0], rows):
         width = min(rows, shape[0] - start)
@@ -538,7 +553,7 @@ def _add_by_token(out: torch.Tensor, pieces: list[_Piece], budget: int = 2**22) 
     "Embedding gradients: only rows of tokens that occur are formed."
     example, ids, right = (torch.cat(x) for x in zip(*((p.example, p.left, p.right) for p in pieces), strict=True))
     tokens, row = torch.unique(ids, return_inverse=True)
-    n, rows = len(out), max(1, budget // (len(out) * right.shape[1]))
+    n, rows = len(out), max(1, _room(out.device, budget) // (len(out) * right.shape[1]))
     for start in range(0, len(tokens), rows):
         inside = (row >= start) & (row < start + rows)
         g = right.new_zeros(n, min(rows, len(tokens) - start), right.shape[1])
@@ -1525,7 +1540,7 @@ def _slope_at_top(run: _Run, at: int, hidden: torch.Tensor, form: Callable) -> t
 
 def _moved(old: _Aside, new: torch.Tensor | None, spool: _Spool) -> _Aside:
     "The gradient of a boundary in the boundary's place."
-    gradient = torch.zeros(old.shape, dtype=old.dtype) if new is None else new
+    gradient = torch.zeros(old.shape, dtype=old.dtype, device=old.device) if new is None else new
     old.free()
     return spool.put(gradient)
 
