@@ -95,7 +95,7 @@ def test_gram_in_double_precision_is_that_of_the_cpu(double, tmp_path, kind, wei
     assert np.allclose(there.losses, here.losses, rtol=1e-10)
     assert list(there.layers) == list(here.layers)
     for name, layer in here.layers.items():
-        assert apart(there.layers[name], layer) < 1e-9, name
+        assert np.abs(there.layers[name] - layer).max() < 1e-10 * np.abs(here.dot).max(), name
     assert there.notes == here.notes and not list(tmp_path.iterdir())
 
 
@@ -109,7 +109,7 @@ def test_gram_in_single_precision_differs_by_rounding_only(tmp_path, kind, weigh
     model = test_gradients.wide(kind)
     truth = gradient_gram(copy.deepcopy(model).double(), examples, weights=weights, show=False)
     found = gradient_gram(moved(model), examples, weights=weights, show=False, **options)
-    assert apart(found.dot, truth.dot) < 1e-5, "products in TF32, or sums in half precision"
+    assert apart(found.dot, truth.dot) < 2e-5, "products in TF32, or sums in half precision"
 
 
 @pytest.mark.parametrize("lock_step", [False, True])
@@ -121,7 +121,7 @@ def test_further_architectures_agree_up_to_their_own_single_precision(kind, weig
     model = test_gradients.build(kind)
     options = {"weights": weights, "rank": 4, "batch_tokens": 200, "lock_step": lock_step}
     here, there = grams(model, moved(model), examples, **options)
-    assert apart(there.dot, here.dot) < 1e-5
+    assert apart(there.dot, here.dot) < 1e-4
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -136,7 +136,7 @@ def test_modules_that_need_a_way_of_their_own(double, weights):
     config = tf.MixtralConfig(**SIZES, num_local_experts=3, num_experts_per_tok=2, experts_implementation="eager")
     model = shaken(tf.MixtralForCausalLM(config))
     here, there = grams(model, moved(model), examples, weights=weights, rank=4)
-    assert apart(there.dot, here.dot) < 1e-5 and there.notes == here.notes
+    assert apart(there.dot, here.dot) < 1e-4 and there.notes == here.notes
 
     class Mixing(torch.nn.Module):
         def __init__(self, inner):
@@ -190,14 +190,15 @@ def test_cosines_in_half_precision(kind, weights, attention, dtype, tolerance):
         assert worst < tolerance, f"{way}: cosines are off by {worst:.3f}"
 
 
-def test_numbers_too_large_for_half_precision_are_reported():
-    model, examples = moved(test_gradients.wide("gpt2")).half(), test_gradients.some_examples()
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_number_too_large_for_half_precision_is_reported(weights):
+    model = moved(test_gradients.build("llama")).half()
+    examples = [Example([1, 2, 3], [4]), Example([1, 40, 3], [4]), Example([1, 5, 6, 7], [4, 9])]
     with torch.no_grad():
-        model.transformer.wte.weight[90] = 60_000
-    examples[2] = Example([1, 90, 3], [4])
-    with pytest.warns(UserWarning, match=r"examples \[2\] have a gradient that is not finite"):
-        found = gradient_gram(model, examples, show=False)
-    assert found.unusable == (2,)
+        model.model.embed_tokens.weight[40] = 1e6
+    with pytest.warns(UserWarning, match=r"examples \[1\] have a gradient that is not finite"):
+        found = gradient_gram(model, examples, weights=weights, rank=4, show=False)
+    assert found.unusable == (1,)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -282,17 +283,17 @@ def test_gpu_memory_is_given_back(weights):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_confidence_is_that_of_the_cpu(kind, batch_size):
+def test_confidence_is_that_of_the_cpu(double, kind, batch_size):
     model = test_coslow.build(kind)
     options = {"max_new_tokens": 6, "batch_size": batch_size, "show": False}
     here, there = (confidence(m, test_coslow.Bytes(), test_coslow.PROMPTS, **options) for m in (model, moved(model)))
     same = ["i", "answer", "n_tokens", "note"]
     assert there.select(same).equals(here.select(same))
     for name in ("confidence", "perplexity"):
-        assert np.allclose(there[name], here[name], rtol=1e-5), name
+        assert np.allclose(there[name], here[name], rtol=1e-9), name
 
 
-def test_the_same_examples_are_picked_and_give_the_same_value():
+def test_the_same_examples_are_picked_and_give_the_same_value(double):
     rng = np.random.default_rng(0)
     prompts = ["".join(map(chr, rng.integers(97, 123, rng.integers(3, 30)))) for _ in range(80)]
     labels = rng.integers(3, 259, 80)
@@ -304,7 +305,7 @@ def test_the_same_examples_are_picked_and_give_the_same_value():
         values.append(cos_low(gradient_gram(one, examples, seed=5, rank=16, show=False), seed=0))
     assert picks[0] == picks[1]
     for name in ("value", "low", "high"):
-        assert getattr(values[1], name) == pytest.approx(getattr(values[0], name), abs=1e-5), name
+        assert getattr(values[1], name) == pytest.approx(getattr(values[0], name), abs=1e-9), name
 
 
 # scoring
@@ -412,7 +413,7 @@ def test_fine_tuning_learns_and_leaves_the_model_alone(bpe, method):
     assert all(p.device.type == DEVICE for p in tuned.parameters())
     assert losses[-5:].mean() < 0.7 * losses[:5].mean()
     _, expected = finetune(bpe.model, bpe.tokenizer, COPY, config, n=64, seed=0, show=False)
-    assert np.allclose(losses[:3], expected[:3], rtol=1e-3), "other batches, or another start, than on the CPU"
+    assert np.allclose(losses[:2], expected[:2], rtol=1e-3), "other batches, or another start, than on the CPU"
     assert exact_match(tuned, bpe.tokenizer, COPY, max_new_tokens=3).height == 80
     assert set(tuned.state_dict()) == set(there.state_dict()) and torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(states, there.state_dict().values(), strict=True))
