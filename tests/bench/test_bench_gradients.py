@@ -84,10 +84,10 @@ def batches_of(chosen: list[Example], budget: int) -> Iterator[list[Example]]:
 
 
 def bare(model: LlamaForCausalLM, chosen: list[Example], budget: int) -> None:
-    "Forward and backward over the same tokens, by length in batches, weights frozen, head on answer positions only."
+    "Forward and backward over the same tokens, by length in batches, weights frozen, no mask, head on answer positions only."
     with gradients._ready(model):
         for batch in batches_of(chosen, budget):
-            gradients._losses(model, batch).sum().backward()
+            gradients._losses(model, gradients._batch(batch, model.device, masked=False)).sum().backward()
 
 
 def seconds(work: Callable[[], object]) -> float:
