@@ -34,9 +34,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 WEIGHTS = ("lora_b", "seed_free", "full")
 WAYS = {
     "one batch": {},
-    "several batches": {"batch_tokens": 20},
-    "one by one": {"batch_tokens": 1},
-    "lock-step": {"batch_tokens": 20, "lock_step": True},
+    "several batches": {"batch_tokens": 20, "lock_step": False},
+    "one by one": {"batch_tokens": 1, "lock_step": False},
+    "lock-step": {"batch_tokens": 20},
     "lock-step, on disk": {"batch_tokens": 20, "lock_step": True, "offload": True},
     "aside, on disk": {"batch_tokens": 20, "lock_step": False, "offload": True},
 }

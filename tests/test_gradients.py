@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -130,6 +131,124 @@ def test_blocks_form_a_chain_and_late_modules_are_found(kind):
         plan = gradients._plan(model, gradients._targets(model, "full", None), "full", some_examples(1)[0])
     assert len(plan.chain) == 2 and not plan.explicit and not plan.single
     assert any(m is plan.chain[-1][1].mlp for m in plan.late)
+
+
+def plan_of(model: torch.nn.Module, examples: list[Example], weights: str = "lora_b") -> gradients._Plan:
+    with gradients._ready(model):
+        return gradients._plan(model, gradients._targets(model, weights, None), weights, examples[0])
+
+
+@pytest.mark.parametrize("lock_step", [False, True])
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free"])
+@pytest.mark.parametrize("kind", ["llama", "llama tied, biases", "qwen2", "gpt2", "mistral"])
+def test_examples_share_rows_and_do_not_see_each_other(kind, weights, lock_step):
+    rng = np.random.default_rng(4)
+    longest = 28 if kind in ("llama", "llama tied, biases", "qwen2", "gpt2") else 60  # more than mistral's window of 16
+    examples = [
+        Example(rng.integers(3, 48, n), rng.integers(3, 48, 1 + n % 3)) for n in (1, 2, 3, 5, 9, 12, longest, 4, 4)
+    ]
+    model = build(kind)
+    plan = plan_of(model, examples)
+    assert plan.one_row and plan.late_attention and not plan.masked
+    made = []
+    batch = gradients._batch
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(gradients, "_batch", lambda *given, **how: made.append(batch(*given, **how)) or made[-1])
+    try:
+        found = gradient_gram(model, examples, weights=weights, seed=3, rank=4, batch_tokens=24, lock_step=lock_step, show=False)  # fmt: skip
+    finally:
+        monkey.undo()
+    assert sum(len(b.row) > 2 for b in made) >= 2, "rows of several examples"
+    expected = reference(model, examples, weights)
+    assert np.abs(found.dot - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+    assert np.allclose(found.losses, [-explicit_loss(model, e) for e in examples], atol=1e-12)
+
+
+def test_a_number_that_is_not_finite_stays_in_its_own_row_of_the_gram():
+    examples, model = some_examples(), build("llama")
+    usual = gradient_gram(model, examples, rank=4, show=False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[47] = float("nan")
+    examples[2] = Example([1, 47, 3], [5])
+    assert 47 not in {t for k, e in enumerate(examples) if k != 2 for t in (*e.prompt, *e.answer)}
+    with pytest.warns(UserWarning, match=r"examples \[2\] have a gradient that is not finite"):
+        found = gradient_gram(model, examples, rank=4, show=False)
+    rest = [0, 1, 3, 4, 5]
+    assert np.abs(found.dot - usual.dot)[np.ix_(rest, rest)].max() < 1e-10
+    assert np.isnan(found.dot[2]).all()
+
+
+def test_without_its_usual_attention_a_model_keeps_a_row_for_each():
+    examples, model = some_examples(), build("llama")
+    model.set_attn_implementation("eager")
+    plan = plan_of(model, examples)
+    assert not plan.one_row and not plan.masked
+    assert np.abs(gradient_gram(model, examples, seed=3, rank=4, show=False).dot - reference(model, examples, "lora_b")).max() < 1e-10  # fmt: skip
+
+
+class Attending(torch.nn.Module):
+    "A block that reads from what stands before, or from everything."
+
+    def __init__(self, dim: int, causal: bool, again: bool):
+        super().__init__()
+        self.q, self.o, self.causal, self.again = torch.nn.Linear(dim, dim), torch.nn.Linear(dim, dim), causal, again
+
+    def attend(self, x, mask):
+        q = self.q(x)[:, None]
+        return self.o(torch.nn.functional.scaled_dot_product_attention(q, q, q, mask, 0.0, mask is None)[:, 0]).tanh()
+
+    def forward(self, x, mask):
+        return x + (checkpoint(self.attend, x, mask, use_reentrant=False) if self.again else self.attend(x, mask))
+
+
+class Small(torch.nn.Module):
+    "A model of such blocks that takes positions, and a mask only where it is not causal."
+
+    def __init__(self, causal: bool, again: bool = False, dim: int = 12):
+        super().__init__()
+        self.config, self.causal = LlamaConfig(vocab_size=48), causal
+        self.embed, self.head = torch.nn.Embedding(48, dim), torch.nn.Linear(dim, 48)
+        self.blocks = torch.nn.ModuleList([Attending(dim, causal, again) for _ in range(3)])
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
+        known = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        x, mask = self.embed(input_ids), None if self.causal else known[:, None, None].bool()
+        for block in self.blocks:
+            x = block(x, mask)
+        return type("Output", (), {"logits": self.head(x)})()
+
+
+@pytest.mark.parametrize(("causal", "again"), [(True, False), (True, True), (False, False)])
+def test_what_a_row_or_a_missing_mask_would_change_is_found_out(causal, again):
+    torch.manual_seed(0)
+    model, examples = Small(causal, again).double().eval(), some_examples()
+    plan = plan_of(model, examples)
+    # computed again in the backward pass, attention would not be told apart
+    assert (plan.one_row, plan.masked) == (causal and not again, not causal)
+    names = [f"blocks.{k}.{part}.weight" for k in range(3) for part in "qo"]
+    rows = [[32 / 4 * g[name] @ torch.tensor(sketch(name[:-7], 12, rank=4, seed=3)).T for name in names]
+            for g in (explicit(model, e) for e in examples)]  # fmt: skip
+    if causal:  # else the plain reference, which reads the whole answer, is another function
+        assert np.abs(gradient_gram(model, examples, seed=3, rank=4, show=False).dot - gram_of(rows)).max() < 1e-10
+    one, many = (gradient_gram(model, examples, seed=3, rank=4, batch_tokens=b, show=False).dot for b in (1, 10_000))
+    assert np.abs(one - many).max() < 1e-12
+
+
+@pytest.mark.parametrize("limit", [64, 300, float("inf")])
+def test_rows_hold_every_example_once_and_waste_little(limit):
+    rng = np.random.default_rng(0)
+    for n, longest in ((1, 5), (3, 60), (40, 60), (500, 60), (2, 64)):
+        examples = [Example([1] * int(k), [2]) for k in rng.integers(1, longest + 1, n)]
+        sizes = [len(e) - 1 for e in examples]
+        widths, rows = gradients._rows(examples, 50, limit)
+        assert sorted(i for row in rows for i in row) == list(range(n))
+        assert all(
+            sum(sizes[i] for i in row) <= width <= max(limit, 64) for width, row in zip(widths, rows, strict=True)
+        )
+        assert len(set(widths)) <= 3 and sum(widths) <= 1.1 * sum(sizes) + 16
 
 
 def test_inference_tensors_and_frozen_models():

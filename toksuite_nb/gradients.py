@@ -1115,8 +1115,13 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
     in_order = _is_chain(seen.calls, len(blocks), loss, seen.embedded)
     single = seen.mixed or bool(explicit)
     usable = in_order and not single and weights != "full" and weight.device.type == "cpu"
-    one_row = usable and _fit_in_a_row(model, seen.calls[-1], last, two)
-    late, late_attention = _late(seen.passes, watch.seen, loss, length) if in_order else ([], False)
+    hooks = [m.register_forward_hook(seen.again) for m in targets.values()]
+    try:
+        one_row = usable and _fit_in_a_row(model, seen.calls[-1], last, two)
+        late, late_attention = _late(seen.passes, watch.seen, loss, length) if in_order else ([], False)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return _Plan(
         chain if in_order else [],
         explicit,
@@ -1125,7 +1130,7 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
         late_attention,
         weights == "full" or seen.twice or not in_order,
         frozenset(name for name, out, version in seen.outputs if out._version != version),
-        one_row or not _is_causal(model, few, other),  # a row is never masked
+        not one_row and not _is_causal(model, few, other),
         one_row,
     )
 
@@ -1218,21 +1223,22 @@ def _fit_in_a_row(model: Any, call: tuple[int, Any, Any, Any], last: Any, two: l
         ends.append((args[0], _hidden(out)))
         raise _Reached
 
+    given, out = call[1][0], _hidden(call[3])[:2]
+    direction = out.detach().cos()
+    slope = torch.autograd.grad((out * direction).sum(), given, retain_graph=True)[0][:2]
     hook = last.register_forward_hook(stop)
     apart.row = batch.row
     try:
         with apart, suppress(_Reached):
             _logits(model, batch.given)
+        if not ends or not apart.calls:
+            return False
+        found = ends[0][1][:, : 2 * size].reshape(out.shape)
+        back = torch.autograd.grad((found * direction).sum(), ends[0][0])[0][:, : 2 * size].reshape(out.shape)
     except (TypeError, ValueError, IndexError, RuntimeError):
         return False  # what the model makes of several examples in a row is not known
     finally:
         hook.remove()
-    if not ends or not apart.calls:
-        return False
-    apart_in, apart_out = ends[0]
-    given, out, found = call[1][0], _hidden(call[3])[:2], apart_out[:, : 2 * size].view(2, size, -1)
-    slope = torch.autograd.grad((out * out.detach().cos()).sum(), given, retain_graph=True)[0][:2]
-    back = torch.autograd.grad((found * out.detach().cos()).sum(), apart_in)[0][:, : 2 * size].view(2, size, -1)
     close = min(100 * torch.finfo(weight.dtype).eps, 0.05)
     return all(bool((a - b).abs().max() <= close * a.abs().max()) for a, b in ((out, found), (slope, back)))
 
@@ -1282,6 +1288,9 @@ class _Seen:
         self.mixed |= out.dim() < 3 or not (len(out) == len(given[0]) == 5 or len(out) == 1)
         if out.grad_fn is not None:
             self.used.update(_uses(out.grad_fn, given[0].grad_fn))
+
+    def again(self, *_: Any) -> None:
+        self.twice |= torch._C._current_graph_task_id() != -1
 
     def inner(self, module: torch.nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
         fits = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor)
@@ -1668,7 +1677,7 @@ def gradient_gram(
     batch_tokens: int
     | None = None,  # Padded tokens whose activations may be held at once; None: 384 on a CPU, else 8192
     lock_step: bool
-    | None = None,  # Recompute block by block where not all tokens fit; None: where 8 GiB of pieces would be put aside
+    | None = None,  # Recompute block by block where not all tokens fit; None: on a GPU, or where 8 GiB of pieces would be put aside
     offload: str
     | PathLike
     | None = None,  # Folder for what is put aside; None: main memory beside a GPU, else a temporary file
@@ -1760,7 +1769,11 @@ def _passes(
         with _quick(model, tape), _spilled(model, tape, saving):
             if plan.chain and spool is None:
                 _kept(run)
-            elif spool is not None and plan.chain and (tape.size(longest) > 2**33 if lock_step is None else lock_step):
+            elif (
+                spool is not None
+                and plan.chain
+                and (device.type != "cpu" or tape.size(longest) > 2**33 if lock_step is None else lock_step)
+            ):
                 _recomputed(run, spool, plan.opened)
             else:
                 _whole(run)

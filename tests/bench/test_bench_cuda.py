@@ -75,11 +75,9 @@ def said(taken: dict[str, tuple[float, float]]) -> None:
 
 @pytest.mark.parametrize(("shortest", "longest"), [(20, 64), (50, 300)])
 def test_gram_against_the_published_procedure(model, shortest, longest):
-    # of random tokens alone, no two gradients would have anything in common: answers are shared, as those of a classification
-    chosen = [
-        Example(e.prompt, [100 + k % 3] * len(e.answer))
-        for k, e in enumerate(examples(shortest=shortest, longest=longest))
-    ]
+    # of random tokens alone, no two gradients have anything in common: every second example differs from the one before in one token
+    chosen = examples(shortest=shortest, longest=longest)
+    chosen[1::2] = [Example([*e.prompt[:-2], 100, e.prompt[-1]], e.answer) for e in chosen[::2]]
     size = sum(p.numel() for p in model.parameters()) / 1e9
     print(f"\n{torch.cuda.get_device_name()}, {size:.2f} G parameters in bfloat16, n = {len(chosen)}, {sum(map(len, chosen))} tokens ({shortest} to {longest} each)")  # fmt: skip
 
@@ -123,7 +121,7 @@ def test_gram_against_the_published_procedure(model, shortest, longest):
     for name, one in ours.items():
         differences = np.array([abs(one.cosine[i, j] - c) for (i, j), c in zip(pairs, found, strict=True)])
         print(f"  {name}: cosines differ from the published ones by {np.median(differences):.1e}, at most {differences.max():.1e}; CoS-Low {cos_low(one, seed=0).value:.4f} and {np.median(found):.4f}")  # fmt: skip
-        assert differences.max() < 0.05 and np.ptp(found) > 0.1
+        assert differences.max() < 0.05 and np.ptp(found) > 0.5
     assert taken["Gram, lock-step"][1] <= most / 10
 
 
