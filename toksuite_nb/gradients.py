@@ -266,7 +266,9 @@ def _times(
 ) -> torch.Tensor:  # [m, k], [n, k] -> [m, n]
     "a b^T, plus a bias, by the faster library; small products by the usual one."
     single = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
-    if single and a.numel() * b.shape[0] >= 2**20 and _onednn_is_faster(torch.get_num_threads()):
+    # oneDNN keeps half a MiB of code for each size: of few rows only where the other matrix is large
+    least = 2**20 if len(a) >= 32 else 2**24
+    if single and a.numel() * b.shape[0] >= least and _onednn_is_faster(torch.get_num_threads()):
         return _onednn(a, b, bias)
     return torch.nn.functional.linear(a, b, bias)
 
@@ -1340,16 +1342,17 @@ def _batches(
 def _rows(
     examples: Sequence[Example], budget: int, limit: int | float
 ) -> tuple[list[int], list[list[int]]]:  # Width of each row, and what goes into it
-    "Rows of `budget` tokens or half as many again, of one width but where little is left, that hold all examples and hardly more."
+    "Rows of `budget` tokens or a quarter more, of one width but where little is left, that hold all examples and hardly more."
     sizes = [len(e) - 1 for e in examples]
     least = max(*sizes, min(budget, sum(sizes)))
-    step, most = _step(least), max(least, limit)
+    step, most = 16, max(least, limit)
     ways = []
-    for width in sorted({int(min(w + -w % step, most)) for w in range(least, least + least // 2 + 1, step)}):
+    for width in sorted({int(min(w + -w % step, most)) for w in range(least, least + least // 4 + 1, step)}):
         rows = _filled(sizes, width)
         full = [sum(sizes[i] for i in row) for row in rows]
         ways.append(([width if 8 * w > 7 * width else w + -w % step for w in full], rows))
-    return min(ways, key=lambda way: sum(way[0]))
+    best = min(sum(widths) for widths, _ in ways)
+    return next(way for way in ways if sum(way[0]) <= 1.03 * best)  # the narrowest, which takes least memory
 
 
 def _filled(sizes: list[int], width: int) -> list[list[int]]:
@@ -1670,7 +1673,7 @@ def gradient_gram(
     | None = None,  # Last parts of layer names; None: all linear layers in the blocks (`full`: everything)
     per_layer: bool = False,  # True: keep each layer's own n x n matrix
     batch_tokens: int
-    | None = None,  # Padded tokens whose activations may be held at once; None: 384 on a CPU, else 8192
+    | None = None,  # Padded tokens whose activations may be held at once; None: 256 on a CPU, else 8192
     lock_step: bool
     | None = None,  # Recompute block by block where not all tokens fit; None: on a GPU, or where 8 GiB of pieces would be put aside
     offload: str
@@ -1687,7 +1690,7 @@ def gradient_gram(
     targets = _targets(model, weights, modules)
     _check_model(model, weights, targets)
     inputs: Any = model.get_input_embeddings  # a method of Hugging Face models
-    usual = 384 if inputs().weight.device.type == "cpu" else 8192
+    usual = 256 if inputs().weight.device.type == "cpu" else 8192
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
     with _ready(model) as opening:
