@@ -560,6 +560,39 @@ def test_answers_longer_than_a_tied_matrix_is_wide(kind, batch_tokens):
     assert np.abs(found - reference(model, examples, "full")).max() < 1e-10
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 5, 8, 31, 32, 33])
+def test_few_rows_are_filled_up_and_cut_again(monkeypatch, rows, fast):
+    monkeypatch.setattr(gradients, "_onednn_is_faster", lambda threads: fast)
+    rng = np.random.default_rng(rows)
+    a, b, bias = (torch.tensor(rng.normal(size=size), dtype=torch.float32) for size in ((rows, 96), (480, 96), 480))
+    for one in (b, b.T.contiguous().T):
+        found = gradients._times(a, one, bias)
+        assert found.shape == (rows, 480)
+        assert torch.allclose(found.double(), a.double() @ b.double().T + bias, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(gradients._glibc() is None, reason="needs glibc 2.33 or later")
+def test_memory_that_lies_idle_is_given_back():
+    torch.ones(2**22)  # once it is freed, blocks of up to its size come from the heap
+    heap = gradients._Heap(2**24)
+    blocks = [torch.ones(2**18) for _ in range(96)]
+    heap.look()
+    assert abs(heap.idle() - heap.start) < 2**24, "blocks in use are not idle"
+    del blocks[::2]  # the others keep the gaps apart
+    before = heap.idle()
+    heap.look()
+    assert before > heap.start + 2**25 and heap.idle() < heap.start + 2**24
+    assert all(bool((x == 1).all()) for x in blocks)
+
+
+def test_elsewhere_memory_is_left_to_the_allocator(monkeypatch):
+    monkeypatch.setattr(gradients, "_glibc", lambda: None)
+    heap = gradients._Heap(0)
+    assert heap.idle() == 0
+    heap.look()
+
+
 @pytest.mark.parametrize("most", [0, 2**30])
 def test_graph_put_aside_keeps_views_and_refuses_what_changed(most, tmp_path):
     saved = gradients._Saved(gradients._Spool(torch.device("cpu"), tmp_path), most, set())

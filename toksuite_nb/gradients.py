@@ -10,13 +10,17 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+import ctypes
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 import inspect
 from itertools import pairwise
 import math
+import mmap
 from operator import index
 from os import PathLike
+from pathlib import Path
+import sys
 import tempfile
 import time
 from typing import Any, SupportsIndex
@@ -266,9 +270,9 @@ def _times(
 ) -> torch.Tensor:  # [m, k], [n, k] -> [m, n]
     "a b^T, plus a bias, by the faster library; small products by the usual one."
     single = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
-    # oneDNN keeps half a MiB of code for each size: of few rows only where the other matrix is large
-    least = 2**20 if len(a) >= 32 else 2**24
-    if single and a.numel() * b.shape[0] >= least and _onednn_is_faster(torch.get_num_threads()):
+    if single and len(a) < 32 and len(a) % 8:  # both libraries keep code for each number of rows: half a MiB, or five
+        return _times(pad(a, (0, 0, 0, -len(a) % 8)), b, bias)[: len(a)]
+    if single and a.numel() * b.shape[0] >= 2**20 and _onednn_is_faster(torch.get_num_threads()):
         return _onednn(a, b, bias)
     return torch.nn.functional.linear(a, b, bias)
 
@@ -623,6 +627,7 @@ class _Tape:
         self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
         self.sketches: dict[str, Any] = {}
+        self.saved: Any = None  # Where inputs wait with the rest of the graph; None: in memory
         self.begin(torch.zeros(0, dtype=torch.long), [])
 
     def begin(self, batch: torch.Tensor, row: list[int]) -> None:
@@ -660,7 +665,8 @@ class _Tape:
                 kept = kept.to(self.dtype)
                 a = self._sketch(module, name, kept.device)
                 kept = _times(kept.reshape(-1, kept.shape[-1]), a).view(*kept.shape[:-1], self.rank)
-            waiting = [kept]  # emptied on arrival, since the closure lives as long as the graph
+            # emptied on arrival, since the closure lives as long as the graph
+            waiting = [kept if self.saved is None else self.saved.pack(kept)]
             output.register_hook(lambda b: self._arrived(module, name, listen, layers, waiting.pop(), b))
             return output
 
@@ -706,10 +712,11 @@ class _Tape:
         name: str,
         listen: Callable[..., None],
         layers: list[_Layer],
-        kept: torch.Tensor,
+        kept: Any,
         b: torch.Tensor,
     ) -> None:
         self.heard.add(name)
+        kept = kept if self.saved is None else self.saved.unpack(kept)
         listen(module, name, kept, b.detach().to(self.dtype))
         for layer in layers:
             layer.pending -= 1
@@ -832,7 +839,9 @@ def _module_gradients(
                 _module_gradients(module, x[None], d[None], dtype, one=True) for x, d in zip(given, b, strict=True)
             ]
             return {local: torch.cat([part[local] for part in parts]) for local in own}
-    with torch.enable_grad():
+    # a graph of its own, too small to put aside
+    here = torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, torch.Tensor.detach)
+    with torch.enable_grad(), here:
         leaves = {local: p.requires_grad_() for local, p in own.items()}
         grads = torch.autograd.grad(product(leaves, given, b), list(leaves.values()), materialize_grads=True)
     return {local: g[None] for local, g in zip(leaves, grads, strict=True)}
@@ -1342,15 +1351,15 @@ def _batches(
 def _rows(
     examples: Sequence[Example], budget: int, limit: int | float
 ) -> tuple[list[int], list[list[int]]]:  # Width of each row, and what goes into it
-    "Rows of `budget` tokens or a quarter more, of one width but where little is left, that hold all examples and hardly more."
+    "Rows of `budget` tokens or a quarter more, of few widths, that hold all examples and hardly more."
     sizes = [len(e) - 1 for e in examples]
     least = max(*sizes, min(budget, sum(sizes)))
-    step, most = 16, max(least, limit)
+    most = max(least, limit)
     ways = []
-    for width in sorted({int(min(w + -w % step, most)) for w in range(least, least + least // 4 + 1, step)}):
+    for width in sorted({int(min(w + -w % 16, most)) for w in range(least, least + least // 4 + 1, 16)}):
         rows = _filled(sizes, width)
         full = [sum(sizes[i] for i in row) for row in rows]
-        ways.append(([width if 8 * w > 7 * width else w + -w % step for w in full], rows))
+        ways.append(([min(width, w + -w % _step(width)) for w in full], rows))
     best = min(sum(widths) for widths, _ in ways)
     return next(way for way in ways if sum(way[0]) <= 1.03 * best)  # the narrowest, which takes least memory
 
@@ -1610,12 +1619,14 @@ class _Stored:
         whole = torch.empty(0, dtype=torch.uint8).set_(self.x.untyped_storage())
         self.aside, self.x = self.owner.spool.put(whole), None
         self.owner.held -= self.size
+        self.owner.move(self.size)
 
     def back(self) -> torch.UntypedStorage:
         if self.x is not None:
             self.version = self.x._version
             return self.x.untyped_storage()
         assert self.aside is not None
+        self.owner.move(self.size)
         return self.aside.get().untyped_storage()
 
     def __del__(self) -> None:
@@ -1625,13 +1636,61 @@ class _Stored:
             self.owner.held -= self.size
 
 
+class _HeapInfo(ctypes.Structure):
+    "What glibc's `mallinfo2` tells."
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "free", "fast", "maps", "mapped", "peak", "in_fast", "used", "unused", "top")
+    )
+
+
+@cache
+def _glibc() -> Any:  # None elsewhere, and before 2.33
+    "The C library that hands out memory."
+    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(library, "mallinfo2") or not Path("/proc/self/statm").exists():
+        return None
+    library.mallinfo2.restype = _HeapInfo
+    return library
+
+
+class _Heap:
+    """Gives memory back to the system where more than `most` bytes beyond those of the start lie idle.
+
+    glibc cannot use the gap that a large aligned block leaves for another one of its size while small blocks lie around it, as those of a graph do."""
+
+    def __init__(self, most: int):
+        self.most, self.start = most, self.idle()
+
+    @staticmethod
+    def idle() -> int:  # Bytes
+        "Resident, and in no block that is in use."
+        if _glibc() is None:
+            return 0
+        info = _glibc().mallinfo2()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE - info.used - info.mapped
+
+    def look(self) -> None:
+        if self.idle() > self.start + self.most:
+            _glibc().malloc_trim(0)
+
+
 class _Saved:
     "What a graph keeps for its backward pass: at most about `most` bytes in memory, the oldest put aside."
 
     def __init__(self, spool: _Spool, most: int, weights: set[int]):
         self.spool, self.most, self.weights = spool, most, weights  # `weights`: memory that is there anyway
-        self.held = 0
+        self.held = self.moved = 0
+        self.heap = _Heap(3 * most)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
+
+    def move(self, size: int) -> None:
+        "Note that so many bytes come or go, and look after the heap now and then."
+        self.moved += size
+        if self.moved > self.most:
+            self.moved = 0
+            self.heap.look()
 
     def pack(self, x: torch.Tensor) -> Any:
         if x.layout != torch.strided or x.device.type != "cpu":
@@ -1673,7 +1732,7 @@ def gradient_gram(
     | None = None,  # Last parts of layer names; None: all linear layers in the blocks (`full`: everything)
     per_layer: bool = False,  # True: keep each layer's own n x n matrix
     batch_tokens: int
-    | None = None,  # Padded tokens whose activations may be held at once; None: 256 on a CPU, else 8192
+    | None = None,  # Padded tokens whose activations may be held at once; None: 384 on a CPU, else 8192
     lock_step: bool
     | None = None,  # Recompute block by block where not all tokens fit; None: on a GPU, or where 8 GiB of pieces would be put aside
     offload: str
@@ -1690,7 +1749,7 @@ def gradient_gram(
     targets = _targets(model, weights, modules)
     _check_model(model, weights, targets)
     inputs: Any = model.get_input_embeddings  # a method of Hugging Face models
-    usual = 256 if inputs().weight.device.type == "cpu" else 8192
+    usual = 384 if inputs().weight.device.type == "cpu" else 8192
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
     with _ready(model) as opening:
@@ -1806,13 +1865,14 @@ def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
 
 @contextmanager
 def _spilled(model: torch.nn.Module, tape: _Tape, spool: _Spool | None) -> Iterator[None]:
-    "On a CPU, what is saved for the backward pass stays in memory up to the size of two layers' gradients of all examples, or 16 MiB."
+    "On a CPU, what is saved for the backward pass stays in memory up to half the size of one layer's gradients of all examples, or 8 MiB."
     if spool is None:
         yield
         return
     weights = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
     largest = max((math.prod(layer.shape) for layer in tape.layers.values()), default=0)
-    saved = _Saved(spool, max(2**24, 2 * tape.n * largest * tape.dtype.itemsize), weights)
+    saved = _Saved(spool, max(2**23, tape.n * largest * tape.dtype.itemsize // 2), weights)
+    tape.saved = saved
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         yield
 
