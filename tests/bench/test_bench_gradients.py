@@ -3,7 +3,7 @@
 The procedure as the paper defines it (arXiv 2512.24991): a fresh LoRA adapter on the seven projections, examples taken one by one, the gradient of every
 adapter matrix kept for each of them, and for each pair of examples one cosine over all matrices together, whose norms are computed anew each time. Both sides
 run in this process on one thread and with the same A. Times are processor time, medians of rounds in which all take turns, so that what else runs on
-the machine counts for little. Memory is the growth of the resident set to its peak, in a process of its own."""
+the machine counts for little. Memory is the growth of the resident set to its peak, each time in a process of its own."""
 
 import itertools
 import json
@@ -24,10 +24,6 @@ from toksuite_nb.gradients import Example, gradient_gram, sketch
 
 peft = pytest.importorskip("peft", reason="the published procedure needs peft")
 LAYERS, ROUNDS, SHORTEST, LONGEST = 6, 3, 50, 300
-# How many times as fast as the published procedure, by shortest and longest example. A Gram that takes 1.25 times a bare forward and backward is four times
-# as fast where the published gradients and pairs take five times as long as that: so they do with short examples. With long ones the batch of one costs
-# little, they take three times as long, and no exact Gram reaches four.
-TIMES = {(20, 64): 4, (SHORTEST, LONGEST): 2}
 
 
 def build(layers: int = LAYERS) -> LlamaForCausalLM:
@@ -116,7 +112,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("shortest", "longest"), TIMES)
+@pytest.mark.parametrize(("shortest", "longest"), [(20, 64), (SHORTEST, LONGEST)])
 def test_gram_against_the_published_procedure(shortest, longest):
     model, chosen = build(), examples(shortest=shortest, longest=longest)
     size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -147,7 +143,7 @@ def test_gram_against_the_published_procedure(shortest, longest):
     differences = [abs(ours[i, j] - c) for (i, j), c in zip(pairs, found, strict=True)]
     print(f"  largest difference of a cosine {max(differences):.1e}")
     assert max(differences) < 1e-4
-    assert total / taken["Gram"] >= TIMES[shortest, longest]
+    assert total / taken["Gram"] >= 4
     assert top <= taken["published: pairs"] / 20
     assert taken["Gram"] / least <= 1.25
 
@@ -192,8 +188,8 @@ def growth(what: str, layers: int) -> float:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_against_the_published_procedure():
     cells = [("published", 6), ("forward and backward", 6), ("Gram", 6), ("Gram", 12), ("lock-step", 6), ("lock-step", 12)]  # fmt: skip
-    grown = {cell: growth(*cell) for cell in cells}
-    print("\nMiB on top of the model, activations included")
+    grown = {cell: statistics.median(growth(*cell) for _ in range(ROUNDS)) for cell in cells}
+    print(f"\nMiB on top of the model, activations included, medians of {ROUNDS} processes")
     for (what, layers), size in grown.items():
         print(f"  {what:20s} {layers:2d} layers {size:7.0f}")
     for way in ("Gram", "lock-step"):
