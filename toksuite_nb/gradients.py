@@ -1658,7 +1658,7 @@ def _glibc() -> Any:  # None elsewhere, and before 2.33
 class _Heap:
     """Gives memory back to the system where more than `most` bytes beyond those of the start lie idle.
 
-    glibc cannot use the gap that a large aligned block leaves for another one of its size while small blocks lie around it, as those of a graph do."""
+    As graphs come and go, glibc is left with gaps between blocks in use that later blocks do not fit."""
 
     def __init__(self, most: int):
         self.most, self.start = most, self.idle()
