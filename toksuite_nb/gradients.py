@@ -6,13 +6,12 @@
 __all__ = ['Example', 'as_tokenizer', 'start_ids', 'examples_from_text', 'Gram', 'sketch', 'gradient_gram']
 
 # %% ../nbs/40_gradients.ipynb #49110ea3
-from bisect import bisect_left, insort
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 import ctypes
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, partial, wraps
 import inspect
 from itertools import pairwise
 import math
@@ -354,55 +353,66 @@ class _Spool:
     def put(self, x: torch.Tensor) -> "_Aside":
         "`x`, put aside."
         x = x.detach().contiguous()
-        if self.file is None:
-            return _Aside(self, x.to("cpu"), 0, x.shape, x.dtype, x.device)
-        size = x.numel() * x.element_size()
-        slots = self.free.get(size)
-        at = slots.pop() if slots else self.end
-        self.end = max(self.end, at + size)
-        self.file.seek(at)
+        if self.file is None or not x.numel():
+            return _Aside(x.to("cpu"), x.shape, x.dtype, x.device)
+        place = _Place(self, x.nbytes)
+        self.file.seek(place.at)
         self.file.write(x.cpu().reshape(-1).view(torch.uint8).numpy().data)
-        return _Aside(self, None, at, x.shape, x.dtype, x.device)
+        self.file.flush()
+        return _Aside(place, x.shape, x.dtype, x.device)
 
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
 
 
+class _Place:
+    "A part of a spool's file, written anew only when no tensor lies on it any more."
+
+    def __init__(self, spool: _Spool, size: int):
+        self.spool, self.size = spool, size + -size % mmap.ALLOCATIONGRANULARITY
+        slots = spool.free.get(self.size)
+        self.at = slots.pop() if slots else spool.end
+        spool.end = max(spool.end, self.at + self.size)
+
+    def __del__(self) -> None:
+        self.spool.free.setdefault(self.size, []).append(self.at)
+
+
+class _View(mmap.mmap):
+    "A place in a file as memory: nothing is copied, and changes never reach the file."
+
+    place: _Place  # which is kept as long as this is
+
+
 @dataclass
 class _Aside:
     "A tensor that was put aside."
 
-    spool: _Spool
-    held: torch.Tensor | None
-    at: int
+    held: Any  # A place in a file, or the tensor in main memory
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
 
+    def here(self) -> torch.Tensor:
+        "The tensor, where it was put."
+        if isinstance(self.held, torch.Tensor):
+            return self.held
+        size = self.shape.numel() * self.dtype.itemsize
+        view = _View(self.held.spool.file.fileno(), size, access=mmap.ACCESS_COPY, offset=self.held.at)
+        view.place = self.held
+        return torch.frombuffer(view, dtype=self.dtype).view(self.shape)
+
     def get(self) -> torch.Tensor:
         "The tensor, back on its device."
-        if self.held is not None:
-            return self.held.to(self.device)
-        x = torch.empty(self.shape, dtype=self.dtype)
-        self.spool.file.seek(self.at)
-        self.spool.file.readinto(x.reshape(-1).view(torch.uint8).numpy().data)
-        return x.to(self.device)
+        return self.here().to(self.device)
 
     def part(self, start: int, width: int) -> torch.Tensor:  # [B, width]
         "Some columns of a matrix, back on its device."
-        if self.held is not None:
-            return self.held[:, start : start + width].to(self.device)
-        x, (rows, columns) = torch.empty(self.shape[0], width, dtype=self.dtype), self.shape
-        for row in range(rows):
-            self.spool.file.seek(self.at + (row * columns + start) * self.dtype.itemsize)
-            self.spool.file.readinto(x[row].view(torch.uint8).numpy().data)
-        return x.to(self.device)
+        return self.here()[:, start : start + width].to(self.device)
 
     def free(self) -> None:
         "Let its place be used again."
-        if self.held is None:
-            self.spool.free.setdefault(self.shape.numel() * self.dtype.itemsize, []).append(self.at)
         self.held = None
 
 
@@ -532,6 +542,8 @@ def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int],
         width = min(rows, shape[0] - start)
         if once and len(pieces) == 1:
             g = _block(pieces[0], start, width, q)  # `order` is the piece's
+        elif once and all(p.kind != "ids" for p in pieces):
+            g = torch.cat([_block(p, start, width, q) for p in pieces])  # and theirs
         else:
             g = torch.zeros(len(order), width * q, dtype=pieces[0].dtype, device=out.device)
             for piece, slot in zip(pieces, slots, strict=True):
@@ -539,8 +551,6 @@ def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int],
                     inside = (piece.left >= start) & (piece.left < start + width)
                     at = (slot[inside], piece.left[inside] - start)
                     g.view(-1, width, q).index_put_(at, piece.right[inside], accumulate=True)
-                elif once:
-                    g[slot] = _block(piece, start, width, q)
                 else:
                     g.index_add_(0, slot, _block(piece, start, width, q))
         _scatter(out, present, present, _times(g, g))
@@ -605,6 +615,17 @@ def _is_long(tokens: float | int, shape: tuple[int, int]) -> bool:
     return 2 * tokens * sum(shape) > math.prod(shape)
 
 
+def _unwatched(own: Callable) -> Callable:
+    "Work of our own, of which no function mode need hear; each call that it hears costs some microseconds."
+
+    @wraps(own)
+    def quietly(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return own(*args, **kwargs)
+
+    return quietly
+
+
 def _opened(x: torch.Tensor) -> torch.Tensor:
     "`x` with a gradient, and no leaf, so that the model may change it in place."
     return x.detach().requires_grad_().clone()
@@ -642,6 +663,7 @@ class _Tape:
         for layer in layers:
             layer.owners.add(name)
 
+        @_unwatched
         def hook(_: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             again = torch._C._current_graph_task_id() != -1  # a checkpoint computes the module again
             # the first pass of a reentrant checkpoint has no gradient, the second pass of the other kind is the wrong one
@@ -1361,20 +1383,25 @@ def _rows(
         full = [sum(sizes[i] for i in row) for row in rows]
         ways.append(([min(width, w + -w % _step(width)) for w in full], rows))
     best = min(sum(widths) for widths, _ in ways)
-    return next(way for way in ways if sum(way[0]) <= 1.03 * best)  # the narrowest, which takes least memory
+    return next(way for way in ways if sum(way[0]) <= 1.01 * best)  # the narrowest, which takes least memory
 
 
-def _filled(sizes: list[int], width: int) -> list[list[int]]:
-    "Each one, the longest first, into the row where it leaves least free."
-    rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # Room, and row, in order
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        at = bisect_left(free, (sizes[i], 0))
-        room, row = free.pop(at) if at < len(free) else (width, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(i)
-        insort(free, (room - sizes[i], row))
+def _filled(sizes: list[int], width: int, *, most: int = 128) -> list[list[int]]:
+    "Rows in turn: the longest that is left, and of `most` others, long and short, those that fill it best."
+    left, rows = sorted(range(len(sizes)), key=lambda i: -sizes[i]), list[list[int]]()
+    while left:
+        row, room = [left[0]], width - sizes[left[0]]
+        others = left[1 :: 1 + len(left) // most]
+        sums = [1]  # of the first k others: bit s tells whether some of them add up to s
+        for i in others:
+            sums.append((sums[-1] | sums[-1] << sizes[i]) & ((2 << room) - 1))
+        fill = sums[-1].bit_length() - 1
+        for i, without in zip(reversed(others), reversed(sums[:-1]), strict=True):
+            if not without >> fill & 1:  # short ones wait for later rows where long ones do
+                row.append(i)
+                fill -= sizes[i]
+        rows.append(row)
+        left = [i for i in left if i not in row]
     return rows
 
 
@@ -1626,54 +1653,45 @@ class _Stored:
             self.version = self.x._version
             return self.x.untyped_storage()
         assert self.aside is not None
-        self.owner.move(self.size)
-        return self.aside.get().untyped_storage()
+        known = next((storage for stored, storage in self.owner.recent if stored is self), None)
+        if known is None:
+            self.owner.move(self.size)
+            known = self.aside.get().untyped_storage()
+            self.owner.recent.append((self, known))
+        return known
 
     def __del__(self) -> None:
-        if self.aside is not None:
-            self.aside.free()
-        else:
+        if self.aside is None:
             self.owner.held -= self.size
 
 
-class _HeapInfo(ctypes.Structure):
-    "What glibc's `mallinfo2` tells."
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ("arena", "free", "fast", "maps", "mapped", "peak", "in_fast", "used", "unused", "top")
-    )
-
-
 @cache
-def _glibc() -> Any:  # None elsewhere, and before 2.33
-    "The C library that hands out memory."
-    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallinfo2") or not Path("/proc/self/statm").exists():
-        return None
-    library.mallinfo2.restype = _HeapInfo
-    return library
+def _trim() -> Any:  # None where the C library is not glibc
+    "What gives memory that lies idle back to the system."
+    library: Any = ctypes.CDLL(None) if sys.platform == "linux" and Path("/proc/self/statm").exists() else None
+    return getattr(library, "malloc_trim", None)
 
 
 class _Heap:
-    """Gives memory back to the system where more than `most` bytes beyond those of the start lie idle.
+    """Gives idle memory back when the process has grown by `most` bytes since the last time.
 
     As graphs come and go, glibc is left with gaps between blocks in use that later blocks do not fit."""
 
     def __init__(self, most: int):
-        self.most, self.start = most, self.idle()
+        self.most, self.size = most, self.now()
 
     @staticmethod
-    def idle() -> int:  # Bytes
-        "Resident, and in no block that is in use."
-        if _glibc() is None:
+    def now() -> int:  # Bytes
+        "Resident memory without that of files."
+        if _trim() is None:
             return 0
-        info = _glibc().mallinfo2()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE - info.used - info.mapped
+        resident, of_files = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+        return (resident - of_files) * mmap.PAGESIZE
 
     def look(self) -> None:
-        if self.idle() > self.start + self.most:
-            _glibc().malloc_trim(0)
+        if self.now() > self.size + self.most:
+            _trim()(0)
+            self.size = self.now()
 
 
 class _Saved:
@@ -1682,7 +1700,10 @@ class _Saved:
     def __init__(self, spool: _Spool, most: int, weights: set[int]):
         self.spool, self.most, self.weights = spool, most, weights  # `weights`: memory that is there anyway
         self.held = self.moved = 0
-        self.heap = _Heap(3 * most)
+        self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(
+            maxlen=4
+        )  # what just came back may be asked for again
+        self.heap = _Heap(4 * most)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
 
     def move(self, size: int) -> None:
@@ -1692,6 +1713,7 @@ class _Saved:
             self.moved = 0
             self.heap.look()
 
+    @_unwatched
     def pack(self, x: torch.Tensor) -> Any:
         if x.layout != torch.strided or x.device.type != "cpu":
             return x.detach()
@@ -1848,6 +1870,7 @@ def _passes(
 def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
     "Linear layers by the faster products."
 
+    @_unwatched
     def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
         frozen = not any(p.requires_grad for p in (module.weight, module.bias) if p is not None)
