@@ -552,6 +552,18 @@ def test_faster_products_and_a_graph_put_aside_change_rounding_only(monkeypatch,
     assert all("forward" not in m.__dict__ for m in model.modules())
 
 
+def test_weights_of_a_kind_of_their_own_multiply_in_their_own_way(monkeypatch):
+    class Own(torch.Tensor):
+        pass
+
+    monkeypatch.setattr(gradients, "_onednn_is_faster", lambda threads: True)
+    model = wide("qwen2")
+    one, other, *_ = (m for m in model.modules() if isinstance(m, torch.nn.Linear))
+    one.weight = torch.nn.Parameter(one.weight.detach().as_subclass(Own))
+    with gradients._quick(model, gradients._Tape(2, "lora_b", 0, 4, 32.0, torch.float32, None)):
+        assert "forward" in other.__dict__ and "forward" not in one.__dict__
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
 @pytest.mark.parametrize("kind", ["llama tied, biases", "gpt2"])
 def test_answers_longer_than_a_tied_matrix_is_wide(kind, batch_tokens):

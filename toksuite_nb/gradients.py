@@ -1700,9 +1700,8 @@ class _Saved:
     def __init__(self, spool: _Spool, most: int, weights: set[int]):
         self.spool, self.most, self.weights = spool, most, weights  # `weights`: memory that is there anyway
         self.held = self.moved = 0
-        self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(
-            maxlen=4
-        )  # what just came back may be asked for again
+        # what just came back may be asked for again, as where attention reads parts of one tensor
+        self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(maxlen=4)
         self.heap = _Heap(4 * most)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
 
@@ -1881,7 +1880,9 @@ def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
 
     quick = _onednn_is_faster(torch.get_num_threads())
     layers: list[Any] = [m for m in model.modules() if quick and _kind(m) == "linear" and "forward" not in m.__dict__]
-    single = [m for m in layers if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
+    # a kind of tensor of its own, as of quantised weights, multiplies in its own way
+    plain = [m for m in layers if type(m.weight) is torch.nn.Parameter]
+    single = [m for m in plain if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
     with _replaced(single, [partial(forward, m) for m in single]):
         yield
 
