@@ -6,7 +6,7 @@ run in this process on one thread and with the same A. Times are processor time,
 the machine counts for little. Memory is the growth of the resident set to its peak, each time in a process of its own.
 
 Two lengths: 20 to 64 tokens, as short questions have (of a sample of 445 TokSuite questions with their answer, 90 % have 10 to 60 tokens under Mistral's
-SentencePiece model; with the choices written out 32 to 119), and 50 to 300, as prompts with instructions have."""
+SentencePiece model; with the choices written out 32 to 119), and 50 to 300, for longer prompts."""
 
 import itertools
 import json
