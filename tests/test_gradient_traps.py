@@ -169,7 +169,7 @@ def test_trap_8_sums_are_in_single_precision_at_least():
     for fast in (True, False):
         gradients_faster, gradients._pairs_are_faster = gradients._pairs_are_faster, lambda *sizes, fast=fast: fast
         try:
-            found = gradients._gram_of(pieces, (48, 48), 6, torch.device("cpu"), torch.float32)
+            found = gradients._gram_of(pieces, (48, 48), 6, torch.device("cpu"), torch.float32, gradients._Scratch())
         finally:
             gradients._pairs_are_faster = gradients_faster
         assert found.dtype == torch.float64

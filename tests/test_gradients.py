@@ -166,6 +166,41 @@ def test_examples_share_rows_and_do_not_see_each_other(kind, weights, lock_step)
     assert np.allclose(found.losses, [-explicit_loss(model, e) for e in examples], atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", [gradients.SDPBackend.MATH, gradients.SDPBackend.FLASH_ATTENTION])
+def test_attention_of_a_row_is_one_step_of_the_graph_where_the_kernel_is_known(monkeypatch, backend):
+    examples, model, rows = some_examples(), build("llama"), []
+    turn = gradients._InTurn.forward
+    monkeypatch.setattr(gradients._InTurn, "forward", staticmethod(lambda ctx, row, *given: rows.append(row) or turn(ctx, row, *given)))  # fmt: skip
+    with torch.nn.attention.sdpa_kernel(backend):
+        found = gradient_gram(model, examples, seed=3, rank=4, batch_tokens=24, show=False)
+    assert bool(rows) == (backend is gradients.SDPBackend.FLASH_ATTENTION)
+    assert all(row and all(row) for row in rows), "the kernel takes no empty part"
+    expected = reference(model, examples, "lora_b")
+    assert np.abs(found.dot - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("row", [[1], [3, 1, 5], [2, 2]])
+def test_attention_in_turn_is_the_attention_of_each_part(row):
+    torch.manual_seed(0)
+    given = [torch.randn(1, sum(row), 2, 4, dtype=torch.float64).transpose(1, 2).requires_grad_() for _ in range(3)]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    apart = torch.cat([attend(*part, is_causal=True, scale=0.3) for part in zip(*(x.split(row, -2) for x in given), strict=True)], -2)  # fmt: skip
+    found = gradients._InTurn.apply(row, 0.3, *given)
+    assert torch.allclose(found, apart, atol=1e-14)
+    slope = torch.randn_like(apart)
+    expected = torch.autograd.grad(apart, given, slope)
+    assert all(torch.allclose(a, b, atol=1e-13) for a, b in zip(torch.autograd.grad(found, given, slope), expected, strict=True))  # fmt: skip
+
+
+def test_the_block_that_gradients_are_formed_in_is_used_again():
+    scratch = gradients._Scratch()
+    cpu = torch.device("cpu")
+    first = scratch.matrix(3, 4, torch.float32, cpu)
+    assert scratch.matrix(2, 5, torch.float32, cpu).data_ptr() == first.data_ptr()
+    assert scratch.matrix(5, 5, torch.float32, cpu).shape == (5, 5)
+    assert scratch.matrix(1, 2, torch.float64, cpu).dtype == torch.float64
+
+
 def test_a_number_that_is_not_finite_stays_in_its_own_row_of_the_gram():
     examples, model = some_examples(), build("llama")
     usual = gradient_gram(model, examples, rank=4, show=False)

@@ -16,6 +16,7 @@ import inspect
 from itertools import pairwise
 import math
 import mmap
+import os
 from operator import index
 from os import PathLike
 from pathlib import Path
@@ -31,6 +32,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
@@ -329,12 +331,10 @@ def _step(tokens: int) -> int:
     return max(16, 2 ** ((tokens - 1).bit_length() - 3))
 
 
-def _formed_apart(left: torch.Tensor, right: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:  # -> [B, p, q]
-    "Sum of outer products over each of the consecutive parts of [N, p] and [N, q]."
-    out = left.new_empty(len(sizes), left.shape[1], right.shape[1])
+def _form_apart(left: torch.Tensor, right: torch.Tensor, sizes: tuple[int, ...], out: torch.Tensor) -> None:
+    "Sum of outer products over each of the consecutive parts of [N, p] and [N, q], written to [B, p, q]."
     for one, other, place in zip(left.split(sizes), right.split(sizes), out, strict=True):
         torch.mm(one.T, other, out=place)
-    return out
 
 
 def _pairs_are_faster(speed: _Speed, n: int, tokens: int, p: int, q: int) -> bool:
@@ -347,7 +347,7 @@ class _Spool:
 
     def __init__(self, device: torch.device, folder: Any = None):
         on_disk = folder is not None or device.type == "cpu"
-        self.file: Any = tempfile.TemporaryFile(dir=folder) if on_disk else None  # noqa: SIM115
+        self.file: Any = tempfile.TemporaryFile(dir=folder, buffering=0) if on_disk else None  # noqa: SIM115
         self.end, self.free = 0, dict[int, list[int]]()
 
     def put(self, x: torch.Tensor) -> "_Aside":
@@ -356,9 +356,9 @@ class _Spool:
         if self.file is None or not x.numel():
             return _Aside(x.to("cpu"), x.shape, x.dtype, x.device)
         place = _Place(self, x.nbytes)
-        self.file.seek(place.at)
-        self.file.write(x.cpu().reshape(-1).view(torch.uint8).numpy().data)
-        self.file.flush()
+        data, done = x.cpu().reshape(-1).view(torch.uint8).numpy().data, 0
+        while done < len(data):  # the system writes 2 GiB at most at once
+            done += os.pwrite(self.file.fileno(), data[done:], place.at + done)
         return _Aside(place, x.shape, x.dtype, x.device)
 
     def close(self) -> None:
@@ -441,7 +441,9 @@ class _Piece:
         "Factors multiplied."
         if self.kind == "factors":
             return _Piece(self.example, _formed(self.left, self.right).flatten(1), None)
-        return _Piece(self.example, _formed_apart(self.left, self.right, self.sizes).flatten(1), None)
+        out = self.left.new_empty(len(self.sizes), self.left.shape[1], self.right.shape[1])
+        _form_apart(self.left, self.right, self.sizes, out)
+        return _Piece(self.example, out.flatten(1), None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -451,7 +453,11 @@ class _Piece:
         return replace(self, left=_got(self.left), right=_got(self.right))
 
     def aside(self, spool: _Spool) -> "_Piece":
-        return replace(self, left=spool.put(self.left), right=None if self.right is None else spool.put(self.right))
+        return replace(
+            self,
+            left=self.left if isinstance(self.left, _Aside) else spool.put(self.left),
+            right=None if self.right is None else spool.put(self.right),
+        )
 
     def free(self) -> None:
         for x in (self.left, self.right):
@@ -474,8 +480,22 @@ def _room(device: torch.device, on_a_cpu: int) -> int:
     return on_a_cpu if device.type == "cpu" else 2**25
 
 
+class _Scratch:
+    "Memory for one block of formed gradients, used again: glibc leaves a gap behind each that is freed."
+
+    def __init__(self) -> None:
+        self.held = torch.empty(0)
+
+    def matrix(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        size, held = rows * columns, self.held
+        if held.numel() < size or held.dtype != dtype or held.device != device:
+            self.held = held = torch.empty(0)  # what is too small goes first
+            self.held = held = torch.empty(size, dtype=dtype, device=device)
+        return held[:size].view(rows, columns)
+
+
 def _gram_of(
-    pieces: list[_Piece], shape: tuple[int, int], n: int, device: torch.device, dtype: torch.dtype
+    pieces: list[_Piece], shape: tuple[int, int], n: int, device: torch.device, dtype: torch.dtype, scratch: _Scratch
 ) -> torch.Tensor:  # [n, n], float64
     "Inner products of the gradients that `pieces` make up."
     out, formed = torch.zeros(n, n, dtype=torch.float64, device=device), any(p.kind == "formed" for p in pieces)
@@ -484,7 +504,7 @@ def _gram_of(
     speed = _speed(str(device), dtype, torch.get_num_threads())
     total = sum(p.tokens for p in dense)
     if formed or (dense and not ids and not _pairs_are_faster(speed, n, total, *shape)):
-        _add_formed(out, pieces, shape)
+        _add_formed(out, pieces, shape, scratch)
         return out
     if dense:
         tokens = _joined([p.flat() for p in dense])  # one product of many rows, not one for every two pieces
@@ -529,21 +549,28 @@ def _left_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return b[:, a].T if b.dim() == 2 else (a[:, None] == b[None, :]).to(torch.uint8)
 
 
-def _add_formed(out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int], budget: int = 2**20) -> None:
+def _add_formed(
+    out: torch.Tensor, pieces: list[_Piece], shape: tuple[int, int], scratch: _Scratch, budget: int = 2**20
+) -> None:
     "Gradients formed in blocks of rows."
     examples = [p.example.tolist() for p in pieces]
     order = list(dict.fromkeys(i for some in examples for i in some))
     place = {example: k for k, example in enumerate(order)}
     slots = [torch.tensor([place[i] for i in some], device=out.device) for some in examples]
     once = sum(map(len, slots)) == len(order)  # each example in one piece
+    budget *= 4 if all(p.kind == "flat" for p in pieces) else 1  # each block costs them a product for each example
     rows, q = max(1, min(shape[0], _room(out.device, budget) // (len(order) * shape[1]))), shape[1]
+    rows = math.ceil(shape[0] / math.ceil(shape[0] / rows))  # blocks of one size
     present = torch.tensor(order, device=out.device)
+    one_each = once and len(pieces) > 1 and all(p.kind != "ids" for p in pieces)
     for start in range(0, shape[0], rows):
         width = min(rows, shape[0] - start)
         if once and len(pieces) == 1:
             g = _block(pieces[0], start, width, q)  # `order` is the piece's
-        elif once and all(p.kind != "ids" for p in pieces):
-            g = torch.cat([_block(p, start, width, q) for p in pieces])  # and theirs
+        elif one_each:
+            g = scratch.matrix(len(order), width * q, pieces[0].dtype, out.device)
+            for piece, part in zip(pieces, g.split([len(slot) for slot in slots]), strict=True):  # and theirs
+                _write_block(piece, start, width, q, part)
         else:
             g = torch.zeros(len(order), width * q, dtype=pieces[0].dtype, device=out.device)
             for piece, slot in zip(pieces, slots, strict=True):
@@ -563,6 +590,14 @@ def _block(p: _Piece, start: int, width: int, q: int) -> torch.Tensor:  # [B, wi
     if p.kind == "formed":
         return p.left[:, start * q : (start + width) * q]
     return replace(p, left=p.left[..., start : start + width]).formed().left
+
+
+def _write_block(p: _Piece, start: int, width: int, q: int, out: torch.Tensor) -> None:
+    "The same, to [B, width q]."
+    if p.kind == "flat" and p.sizes:
+        _form_apart(p.left[:, start : start + width], p.right, p.sizes, out.view(-1, width, q))
+    else:
+        out.copy_(_block(p, start, width, q))
 
 
 def _add_by_token(out: torch.Tensor, pieces: list[_Piece], budget: int = 2**22) -> None:
@@ -611,8 +646,8 @@ class _Layer:
 
 
 def _is_long(tokens: float | int, shape: tuple[int, int]) -> bool:
-    "Whether a gradient that is formed takes less space than its factors, or at most twice as much, which saves forming it in blocks."
-    return 2 * tokens * sum(shape) > math.prod(shape)
+    "Whether a gradient that is formed takes less space than its factors."
+    return tokens * sum(shape) > math.prod(shape)
 
 
 def _unwatched(own: Callable) -> Callable:
@@ -648,6 +683,7 @@ class _Tape:
         self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
         self.sketches: dict[str, Any] = {}
+        self.scratch = _Scratch()
         self.saved: Any = None  # Where inputs wait with the rest of the graph; None: in memory
         self.begin(torch.zeros(0, dtype=torch.long), [])
 
@@ -688,11 +724,17 @@ class _Tape:
                 a = self._sketch(module, name, kept.device)
                 kept = _times(kept.reshape(-1, kept.shape[-1]), a).view(*kept.shape[:-1], self.rank)
             # emptied on arrival, since the closure lives as long as the graph
-            waiting = [kept if self.saved is None else self.saved.pack(kept)]
+            waiting = [self._put_by(kept)]
             output.register_hook(lambda b: self._arrived(module, name, listen, layers, waiting.pop(), b))
             return output
 
         return module.register_forward_hook(hook, with_kwargs=True)
+
+    def _put_by(self, kept: torch.Tensor) -> Any:
+        "Where an input, or its sketch, waits for the gradient."
+        if self.weights == "lora_b" and self.spool is not None and self._in_one_row(kept):
+            return self.spool.put(kept[0, : sum(self.sizes)])  # where its piece is going to lie
+        return kept if self.saved is None else self.saved.pack(kept)
 
     def _of_batch(self, output: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "An output with a gradient, and one for each example."
@@ -738,7 +780,7 @@ class _Tape:
         b: torch.Tensor,
     ) -> None:
         self.heard.add(name)
-        kept = kept if self.saved is None else self.saved.unpack(kept)
+        kept = self.saved.unpack(kept) if isinstance(kept, tuple) else kept
         listen(module, name, kept, b.detach().to(self.dtype))
         for layer in layers:
             layer.pending -= 1
@@ -752,7 +794,7 @@ class _Tape:
             raise _OutOfOrder(layer.name)
         factors = piece.kind in ("factors", "flat") and not self.streaming
         if factors and _is_long(piece.tokens / len(piece.example), layer.shape):
-            piece = piece.formed()
+            piece = piece.back().formed()
         layer.pieces.append(piece if self.spool is None else piece.aside(self.spool))
 
     def size(self, tokens: int) -> int:
@@ -776,7 +818,7 @@ class _Tape:
 
     def _close(self, layer: _Layer) -> None:
         if layer.pieces:
-            gram = _gram_of(layer.pieces, layer.shape, self.n, self.batch.device, self.dtype)
+            gram = _gram_of(layer.pieces, layer.shape, self.n, self.batch.device, self.dtype, self.scratch)
             self.grams[layer.name] = (gram * layer.scale).cpu()
             for piece in layer.pieces:
                 piece.free()
@@ -792,10 +834,12 @@ class _Tape:
             raise _Unattributable
         return x.flatten(1, -2)
 
-    def _linear(self, module: Any, name: str, kept: torch.Tensor, b: torch.Tensor) -> None:
+    def _linear(self, module: Any, name: str, kept: Any, b: torch.Tensor) -> None:
         if self._in_one_row(b):  # never with biases
-            b, a = b[0, : sum(self.sizes)], kept[0, : sum(self.sizes)].to(self.dtype)
-            self.add(module, _Piece(self.batch, *((a, b) if self.weights == "lora_b" else (b, a)), self.sizes))
+            b = b[0, : sum(self.sizes)]
+            a = kept if isinstance(kept, _Aside) else kept[0, : sum(self.sizes)].to(self.dtype)
+            left, right = (a, b) if self.weights == "lora_b" else (b, a)
+            self.add(module, _Piece(self.batch, left, right, self.sizes))
             return
         b, a = self._by_position(b), self._by_position(kept).to(self.dtype)
         own = dict(module.named_parameters(recurse=False)) if self.weights == "full" else {"weight": module}
@@ -1179,6 +1223,44 @@ def _is_causal(model: Any, few: tuple[int, ...], other: tuple[int, ...]) -> bool
     return bool((one - changed).abs().max() <= 10 * torch.finfo(weight.dtype).eps * one.abs().max())
 
 
+class _InTurn(torch.autograd.Function):
+    "Causal attention within each of several parts of a row, as one step of the graph, which keeps five tensors and not five for each part."
+
+    @staticmethod
+    def forward(
+        ctx: Any, row: list[int], scale: float | None, *given: torch.Tensor
+    ) -> torch.Tensor:  # query, key, value
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        parts = [
+            flash(*part, is_causal=True, scale=scale) for part in zip(*(x.split(row, -2) for x in given), strict=True)
+        ]
+        out, sums = _end_to_end([out for out, _ in parts]), torch.cat([s for _, s in parts], -1)
+        ctx.save_for_backward(*given, out, sums)
+        ctx.row, ctx.scale = row, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *b: torch.Tensor) -> Any:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        *wide, sums = ctx.saved_tensors
+        split = [*(x.split(ctx.row, -2) for x in (*b, *wide)), sums.split(ctx.row, -1)]
+        parts = [flash(*part, 0.0, True, scale=ctx.scale) for part in zip(*split, strict=True)]
+        return None, None, *map(_end_to_end, zip(*parts, strict=True))
+
+
+def _is_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None) -> bool:
+    "Whether causal attention on a CPU is computed by the kernel that `_InTurn` calls."
+    if query.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        return False
+    choice = torch._fused_sdp_choice(query, key, value, is_causal=True, scale=scale)
+    return choice == SDPBackend.FLASH_ATTENTION.value
+
+
+def _end_to_end(parts: Sequence[torch.Tensor]) -> torch.Tensor:  # [.., heads, positions, width]
+    "Parts of a row as one, position by position in memory, as attention leaves them."
+    return torch.cat([x.transpose(1, 2) for x in parts], 1).transpose(1, 2)
+
+
 class _Apart(TorchFunctionMode):
     "Attention within each example, where several stand in one row."
 
@@ -1214,6 +1296,9 @@ class _Apart(TorchFunctionMode):
     ) -> torch.Tensor:
         "The usual attention, part by part."
         is_causal |= attn_mask is not None and self.causal(attn_mask)
+        plain = is_causal and not (self.last or dropout_p or set(options) - {"scale"})
+        if plain and _is_flash(query, key, value, **options):
+            return _InTurn.apply([size for size in self.row if size], options.get("scale"), query, key, value)
         masks = [None] * len(self.row) if is_causal or attn_mask is None else self.squares(attn_mask)
         last = self.last if is_causal and self.last else self.row
         parts = []
@@ -1383,7 +1468,8 @@ def _rows(
         full = [sum(sizes[i] for i in row) for row in rows]
         ways.append(([min(width, w + -w % _step(width)) for w in full], rows))
     best = min(sum(widths) for widths, _ in ways)
-    return next(way for way in ways if sum(way[0]) <= 1.01 * best)  # the narrowest, which takes least memory
+    good = [way for way in ways if sum(way[0]) <= 1.01 * best]
+    return min(good, key=lambda way: len(way[0]))  # the fewest rows; of these the narrowest, which take least memory
 
 
 def _filled(sizes: list[int], width: int, *, most: int = 128) -> list[list[int]]:
@@ -1702,7 +1788,7 @@ class _Saved:
         self.held = self.moved = 0
         # what just came back may be asked for again, as where attention reads parts of one tensor
         self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(maxlen=4)
-        self.heap = _Heap(4 * most)
+        self.heap = _Heap(2 * most)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
 
     def move(self, size: int) -> None:
