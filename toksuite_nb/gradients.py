@@ -16,7 +16,6 @@ import inspect
 from itertools import pairwise
 import math
 import mmap
-import os
 from operator import index
 from os import PathLike
 from pathlib import Path
@@ -356,9 +355,10 @@ class _Spool:
         if self.file is None or not x.numel():
             return _Aside(x.to("cpu"), x.shape, x.dtype, x.device)
         place = _Place(self, x.nbytes)
-        data, done = x.cpu().reshape(-1).view(torch.uint8).numpy().data, 0
-        while done < len(data):  # the system writes 2 GiB at most at once
-            done += os.pwrite(self.file.fileno(), data[done:], place.at + done)
+        self.file.seek(place.at)
+        data = x.cpu().reshape(-1).view(torch.uint8).numpy().data
+        while data:  # the system writes 2 GiB at most at once
+            data = data[self.file.write(data) :]
         return _Aside(place, x.shape, x.dtype, x.device)
 
     def close(self) -> None:
