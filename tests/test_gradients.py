@@ -192,6 +192,20 @@ def test_attention_in_turn_is_the_attention_of_each_part(row):
     assert all(torch.allclose(a, b, atol=1e-13) for a, b in zip(torch.autograd.grad(found, given, slope), expected, strict=True))  # fmt: skip
 
 
+def test_without_calibration_no_timing_decides(monkeypatch):
+    def timed(*_):
+        raise AssertionError("a timing was asked for")
+
+    examples, model = some_examples(), build("llama")
+    usual = gradient_gram(model, examples, seed=3, rank=4, show=False)
+    for name in ("_onednn_is_faster", "_speed", "_seconds"):
+        monkeypatch.setattr(gradients, name, timed)
+    found = gradient_gram(model, examples, seed=3, rank=4, calibrate=False, show=False)
+    assert np.abs(found.dot - usual.dot).max() < 1e-10 * np.abs(usual.dot).max()
+    with pytest.raises(AssertionError, match="a timing was asked for"):
+        gradient_gram(model, examples, rank=4, show=False)
+
+
 def test_the_block_that_gradients_are_formed_in_is_used_again():
     scratch = gradients._Scratch()
     cpu = torch.device("cpu")

@@ -207,7 +207,9 @@ def gram_block(
     options: Mapping[str, Any],  # Further arguments of `gradient_gram`
 ) -> dict[str, Any]:  # `rows`, and what a `Gram` holds
     "Inner products of the gradients of some examples."
-    gram = gradient_gram(_loaded(model, dtype), [tuple(map(tuple, e)) for e in examples], show=False, **options)
+    # a timing could choose otherwise in another process, and a cell gives the same bytes wherever it runs
+    how = {"calibrate": False, "show": False, **options}
+    gram = gradient_gram(_loaded(model, dtype), [tuple(map(tuple, e)) for e in examples], **how)
     made = {name: getattr(gram, name) for name in ("dot", "losses", "weights", "seed", "rank")}
     return {"rows": list(rows), **made, "notes": list(gram.notes)}
 

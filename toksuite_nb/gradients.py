@@ -9,6 +9,7 @@ __all__ = ['Example', 'as_tokenizer', 'start_ids', 'examples_from_text', 'Gram',
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 import ctypes
 from dataclasses import dataclass, field, replace
 from functools import cache, partial, wraps
@@ -260,6 +261,22 @@ def _onednn_is_faster(threads: int) -> bool:
     return agree and other < usual
 
 
+_CALIBRATED: ContextVar[bool] = ContextVar("_CALIBRATED", default=True)  # Whether the machine is asked what is faster
+
+
+@contextmanager
+def _calibrated(wanted: bool) -> Iterator[None]:
+    token = _CALIBRATED.set(wanted)
+    try:
+        yield
+    finally:
+        _CALIBRATED.reset(token)
+
+
+def _takes_onednn() -> bool:
+    return _CALIBRATED.get() and _onednn_is_faster(torch.get_num_threads())
+
+
 def _each(product: Callable, a: torch.Tensor, others: list[torch.Tensor]) -> None:
     for b in others:
         product(a, b)
@@ -272,7 +289,7 @@ def _times(
     single = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
     if single and len(a) < 32 and len(a) % 8:  # both libraries keep code for each number of rows: half a MiB, or five
         return _times(pad(a, (0, 0, 0, -len(a) % 8)), b, bias)[: len(a)]
-    if single and a.numel() * b.shape[0] >= 2**20 and _onednn_is_faster(torch.get_num_threads()):
+    if single and a.numel() * b.shape[0] >= 2**20 and _takes_onednn():
         return _onednn(a, b, bias)
     return torch.nn.functional.linear(a, b, bias)
 
@@ -299,6 +316,9 @@ class _Speed:
     sums: float  # Per pair of tokens: multiply the two products and add them up by example
     form: float  # Outer products, example by example
     gram: float  # Products of n long vectors with each other
+
+
+_USUAL = _Speed(pairs=1.4e-11, sums=3e-10, form=4e-11, gram=4e-11)  # One thread of a server processor with AVX-512
 
 
 @cache
@@ -501,7 +521,7 @@ def _gram_of(
     out, formed = torch.zeros(n, n, dtype=torch.float64, device=device), any(p.kind == "formed" for p in pieces)
     pieces = [p if p.kind == "formed" else p.back() for p in pieces]
     dense, ids = [p for p in pieces if p.kind != "ids"], [p for p in pieces if p.kind == "ids"]
-    speed = _speed(str(device), dtype, torch.get_num_threads())
+    speed = _speed(str(device), dtype, torch.get_num_threads()) if _CALIBRATED.get() else _USUAL
     total = sum(p.tokens for p in dense)
     if formed or (dense and not ids and not _pairs_are_faster(speed, n, total, *shape)):
         _add_formed(out, pieces, shape, scratch)
@@ -979,7 +999,7 @@ def _width(model: torch.nn.Module, tokens: int) -> int:
     weight: Any = model.get_input_embeddings().weight  # type: ignore[operator]
     limit = _limit(model)
     single = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if not single or not _onednn_is_faster(torch.get_num_threads()):
+    if not single or not _takes_onednn():
         return tokens
     return max(tokens, int(min(limit, tokens + -tokens % _step(tokens))))
 
@@ -1845,6 +1865,7 @@ def gradient_gram(
     offload: str
     | PathLike
     | None = None,  # Folder for what is put aside; None: main memory beside a GPU, else a temporary file
+    calibrate: bool = True,  # True: a timing on this machine tells which ways are faster; False: fixed estimates do, so that a repeated run gives the same bits
     show: bool = True,  # Progress bar
 ) -> Gram:  # Inner products, losses, notes
     "Exact inner products of the gradients of the examples' answer losses."
@@ -1859,7 +1880,7 @@ def gradient_gram(
     usual = 384 if inputs().weight.device.type == "cpu" else 8192
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
-    with _ready(model) as opening:
+    with _ready(model) as opening, _calibrated(calibrate):
         plan = _plan(model, targets, weights, min(chosen, key=len))
         settings = (weights, seed, rank, float(alpha))
         if not plan.opened:
@@ -1964,7 +1985,7 @@ def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
         weight = module.weight.T if isinstance(module, Conv1D) else module.weight
         return _Frozen.apply(x, weight, module.bias)
 
-    quick = _onednn_is_faster(torch.get_num_threads())
+    quick = _takes_onednn()
     layers: list[Any] = [m for m in model.modules() if quick and _kind(m) == "linear" and "forward" not in m.__dict__]
     # a kind of tensor of its own, as of quantised weights, multiplies in its own way
     plain = [m for m in layers if type(m.weight) is torch.nn.Parameter]
