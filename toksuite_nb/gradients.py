@@ -698,7 +698,7 @@ class _Tape:
         ] = {}  # parameters whose gradient autograd forms, one example at a time
         self.grams: dict[str, torch.Tensor] = {}
         self.streaming = self.busy = (
-            False  # streaming: one batch only, so that a layer is closed when its gradient comes
+            False  # streaming: the last batch passes, so that a layer is closed when its gradient comes
         )
         self.changed: frozenset[str] = frozenset()  # modules whose output may be a view that is changed in place
         self.heard: set[str] = set()
@@ -815,7 +815,7 @@ class _Tape:
         factors = piece.kind in ("factors", "flat") and not self.streaming
         if factors and _is_long(piece.tokens / len(piece.example), layer.shape):
             piece = piece.back().formed()
-        layer.pieces.append(piece if self.spool is None else piece.aside(self.spool))
+        layer.pieces.append(piece if self.spool is None or self.streaming else piece.aside(self.spool))
 
     def size(self, tokens: int) -> int:
         "Bytes of all pieces, at most, with so many tokens in each example."
@@ -1596,8 +1596,9 @@ class _Run:
 
 def _whole(run: _Run) -> None:
     "Each batch through the whole model."
-    run.tape.streaming = len(run.batches) == 1 and not run.tape.explicit
-    for at in progress(range(len(run.batches)), "gradients", show=run.show and len(run.batches) > 1):
+    count = len(run.batches)
+    for at in progress(range(count), "gradients", show=run.show and count > 1):
+        run.tape.streaming = at == count - 1 and not run.tape.explicit
         run.back(run.forward(at))
 
 
