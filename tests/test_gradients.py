@@ -652,6 +652,14 @@ heap.look()
 assert heap.now() < before - 40 * 2**20
 assert heap.size > start + 40 * 2**20, "blocks in use are not asked for again"
 assert all(bool((x == 1).all()) for x in blocks)
+later = gradients._Heap(2**24)
+more = [torch.ones(2**18) for _ in range(40)]
+del more[::2]
+before = later.now()
+later.look()
+assert later.size == later.start, "two steps are not three"
+later.look(1)
+assert later.start < later.size < before - 10 * 2**20
 """
 
 
@@ -659,6 +667,28 @@ assert all(bool((x == 1).all()) for x in blocks)
 def test_memory_that_lies_idle_is_given_back():
     done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a build without oneDNN")
+@pytest.mark.parametrize("share", [0.85, 0.95])
+def test_the_other_library_has_to_be_faster_by_a_tenth(monkeypatch, share):
+    taken = iter([1.0, share])
+    monkeypatch.setattr(gradients, "_seconds", lambda *_: next(taken))
+    assert gradients._onednn_is_faster.__wrapped__(1) == (share < 0.9)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_pieces_of_the_last_batch_are_not_put_aside(monkeypatch, kind):
+    model, examples = build(kind), [Example([1, 2, 3, k], [4]) for k in range(6)]
+    whole = gradient_gram(model, examples, rank=4, show=False).dot
+    asked: list[int] = []
+    begin, aside = gradients._Tape.begin, gradients._Piece.aside
+    batches: list[int] = []
+    monkeypatch.setattr(gradients._Tape, "begin", lambda self, batch, row: batches.append(len(batch)) or begin(self, batch, row))  # fmt: skip
+    monkeypatch.setattr(gradients._Piece, "aside", lambda self, spool: asked.append(len(batches)) or aside(self, spool))
+    found = gradient_gram(model, examples, rank=4, batch_tokens=10, show=False).dot
+    assert len(set(asked)) == len(batches) - 2 > 0, "the first is an empty one, the last is not written"
+    assert np.abs(found - whole).max() < 1e-10 * np.abs(whole).max()
 
 
 def test_elsewhere_memory_is_left_to_the_allocator(monkeypatch):

@@ -258,7 +258,7 @@ def _onednn_is_faster(threads: int) -> bool:
     usual, other = (
         _seconds(partial(_each, product, a, weights), "cpu") for product in (torch.nn.functional.linear, _onednn)
     )
-    return agree and other < 0.9 * usual  # it keeps half a MiB of code for each shape that it multiplies
+    return agree and other < 0.9 * usual  # it keeps half a MiB of code for each shape
 
 
 _CALIBRATED: ContextVar[bool] = ContextVar("_CALIBRATED", default=True)  # Whether the machine is asked what is faster
@@ -1798,7 +1798,7 @@ class _Heap:
         resident, of_files = map(int, Path("/proc/self/statm").read_text().split()[1:3])
         return (resident - of_files) * mmap.PAGESIZE
 
-    def look(self, steps: int = 4) -> None:
+    def look(self, steps: int = 3) -> None:
         "Give back where the process has grown by so many steps, and by one since the last time: what is given back has to be asked for again."
         if self.now() > max(self.start + steps * self.step, self.size + self.step):
             _trim()(0)

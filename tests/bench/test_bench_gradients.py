@@ -26,7 +26,7 @@ from toksuite_nb import gradients
 from toksuite_nb.gradients import Example, gradient_gram, sketch
 
 peft = pytest.importorskip("peft", reason="the published procedure needs peft")
-LAYERS, ROUNDS, SHORTEST, LONGEST = 6, 3, 50, 300
+LAYERS, ROUNDS = 6, 3
 
 
 def build(layers: int = LAYERS) -> LlamaForCausalLM:
@@ -36,7 +36,7 @@ def build(layers: int = LAYERS) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=layers, max_position_embeddings=512)).eval()
 
 
-def examples(n: int = 32, shortest: int = SHORTEST, longest: int = LONGEST, prefix: int = 0) -> list[Example]:
+def examples(n: int = 32, shortest: int = 50, longest: int = 300, prefix: int = 0) -> list[Example]:
     "Examples of so many tokens after a common prefix, with answers of one or two, as in short-answer classification."
     rng = np.random.default_rng(0)
     common = [1, *rng.integers(3, 32_000, prefix)]
@@ -115,7 +115,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("shortest", "longest"), [(20, 64), (SHORTEST, LONGEST)])
+@pytest.mark.parametrize(("shortest", "longest"), [(20, 64), (50, 300)])
 def test_gram_against_the_published_procedure(shortest, longest):
     "Four times faster and at most 1.25 forward and backward passes: both can hold only where the published procedure takes five of them or more."
     model, chosen = build(), examples(shortest=shortest, longest=longest)
@@ -160,8 +160,8 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import test_bench_gradients as bench
-what, layers = sys.argv[2], int(sys.argv[3])
-model, chosen = bench.build(layers), bench.examples()
+what, layers, shortest, longest = sys.argv[2], *map(int, sys.argv[3:])
+model, chosen = bench.build(layers), bench.examples(shortest=shortest, longest=longest)
 def published(some):
     peer = bench.Published(model)
     kept = [peer.gradient(e) for e in some]
@@ -183,22 +183,23 @@ print(json.dumps(pages("VmHWM") - start))
 """
 
 
-def growth(what: str, layers: int) -> float:
+def growth(what: str, layers: int, *lengths: int) -> float:
     "MiB that the resident set grows by at most."
-    command = [sys.executable, "-c", GROWTH, str(Path(__file__).parent), what, str(layers)]
+    command = [sys.executable, "-c", GROWTH, str(Path(__file__).parent), what, *map(str, (layers, *lengths))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_against_the_published_procedure():
-    cells = [("published", 6), ("forward and backward", 6), ("Gram", 6), ("Gram", 12), ("lock-step", 6), ("lock-step", 12)]  # fmt: skip
-    grown = {cell: statistics.median(growth(*cell) for _ in range(ROUNDS)) for cell in cells}
-    print(f"\nMiB on top of the model, activations included, medians of {ROUNDS} processes")
+@pytest.mark.parametrize(("shortest", "longest", "ways"), [(20, 64, ["Gram"]), (50, 300, ["Gram", "lock-step"])])
+def test_memory_against_the_published_procedure(shortest, longest, ways):
+    cells = [("published", 6), ("forward and backward", 6), *((way, layers) for way in ways for layers in (6, 12))]
+    grown = {cell: statistics.median(growth(*cell, shortest, longest) for _ in range(ROUNDS)) for cell in cells}
+    print(f"\nMiB on top of the model, activations included, {shortest} to {longest} tokens, medians of {ROUNDS} processes")  # fmt: skip
     for (what, layers), size in grown.items():
         print(f"  {what:20s} {layers:2d} layers {size:7.0f}")
-    for way in ("Gram", "lock-step"):
+    for way in ways:
         assert grown[way, 6] <= grown["published", 6] / 10
         assert grown[way, 12] <= 1.15 * grown[way, 6], "memory grows with the layers"
 
