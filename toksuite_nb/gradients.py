@@ -1598,7 +1598,7 @@ def _whole(run: _Run) -> None:
     "Each batch through the whole model."
     count = len(run.batches)
     for at in progress(range(count), "gradients", show=run.show and count > 1):
-        run.tape.streaming = at == count - 1 and not run.tape.explicit
+        run.tape.streaming = at == count - 1 and not (run.tape.explicit or run.plan.single)
         run.back(run.forward(at))
 
 
