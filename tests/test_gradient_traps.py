@@ -178,6 +178,55 @@ def test_trap_8_sums_are_in_single_precision_at_least():
     assert float((rough - 1).abs().max()) > 1e-3, "the case is too easy to tell the two apart"
 
 
+def half_and_truth(head: float) -> tuple[torch.nn.Module, torch.nn.Module]:
+    "A model in float16, and the same numbers in double precision; gradients are as small as the numbers of the head."
+    half = llama()
+    with torch.no_grad():
+        half.lm_head.weight.mul_(head)
+    return half.half(), copy.deepcopy(half).double()
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("way", WAYS)
+def test_trap_8_small_gradients_do_not_become_zero_in_float16(weights, way, monkeypatch):
+    half, truth = half_and_truth(1e-5)
+    options = {"weights": weights, "modules": ["q_proj", "v_proj", "up_proj"], "show": False} | WAYS[way]
+    expected = gradient_gram(truth, some(), **options)
+
+    def off() -> float:
+        return float(np.abs(gradient_gram(half, some(), **options).cosine - expected.cosine).max())
+
+    scaled = off()
+    assert np.allclose(gradient_gram(half, some(), **options).norms, expected.norms, rtol=0.01)
+    monkeypatch.setattr(gradients, "_scales", lambda model: (1.0,))
+    assert scaled < 0.003 < 0.03 < off()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_trap_8_a_scale_with_which_something_overflows_is_given_up(way, monkeypatch):
+    half, examples = half_and_truth(1)[0], some()
+    tried: list[float] = []
+    passes = gradients._passes
+    monkeypatch.setattr(gradients, "_passes", lambda *given, **how: tried.append(given[4]) or passes(*given, **how))
+    monkeypatch.setattr(gradients, "_scales", lambda model: (1.0,))
+    plain = gradient_gram(half, examples, show=False, **WAYS[way])
+    monkeypatch.setattr(gradients, "_scales", lambda model: (2.0**40, 2.0**4, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = gradient_gram(half, examples, show=False, **WAYS[way])
+    assert tried == [1, 2**40, 2**4] and not found.notes
+    assert np.abs(found.dot - plain.dot).max() < 1e-2 * plain.dot.max()
+
+
+def test_trap_8_only_float16_is_scaled():
+    model = llama()
+    scales = {dtype: gradients._scales(model.to(dtype)) for dtype in (torch.float64, torch.float32, torch.bfloat16)}
+    assert set(scales.values()) == {(1.0,)}
+    with torch.autocast("cpu", torch.float16):
+        assert len(gradients._scales(model)) == 3
+    assert len(gradients._scales(model.half())) == 3
+
+
 def test_trap_9_output_gradient_and_input_may_differ_in_type():
     class Wide(torch.nn.Linear):
         def forward(self, x):  # as adapters do: computes in its own type, answers in the input's

@@ -1175,7 +1175,15 @@ def _hidden(out: Any) -> Any:
     return out[0] if isinstance(out, tuple) else out
 
 
-def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example: Example) -> _Plan:
+def _scales(model: torch.nn.Module) -> tuple[float, ...]:
+    "What the loss is multiplied by on its way back: in float16, whose smallest number is 6e-8, by the first with which nothing overflows."
+    device = next(model.parameters()).device.type
+    auto = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    small = auto == torch.float16 or any(p.dtype == torch.float16 for p in model.parameters())
+    return (2.0**12, 2.0**6, 1.0) if small else (1.0,)
+
+
+def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example: Example, scale: float = 1) -> _Plan:
     "A look at the model on a few tokens."
     length = 3 if _limit(model) >= 3 else 1
     few = ((*example.prompt, *example.answer) * 3)[: length + 1]
@@ -1196,7 +1204,7 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
             p.requires_grad_(True)
         two = [Example(some[:-1], some[-1:]) for some in (few, other)]
         with watch:
-            loss = _losses(model, _batch([*two, *two, two[0]], weight.device)).sum()
+            loss = _losses(model, _batch([*two, *two, two[0]], weight.device)).sum() * scale
         if loss.grad_fn is None:
             raise ValueError(
                 f"gradient_gram: the logits of {type(model).__name__} must carry a gradient, got none. "
@@ -1524,6 +1532,7 @@ class _Run:
     tape: _Tape
     plan: _Plan
     show: bool
+    scale: float = 1.0  # Of the gradients
     apart: _Apart = field(default_factory=_Apart)
     losses: Any = None
     batch: Any = None
@@ -1585,8 +1594,13 @@ class _Run:
 
     def back(self, out: torch.Tensor, direction: torch.Tensor | None = None) -> None:
         if out.requires_grad and (direction is not None or out.dim() == 0):
-            out.backward(direction)
+            out.backward(torch.full_like(out, self.scale) if direction is None else direction)
             self.tape.harvest()
+
+    def overflowed(self) -> bool:
+        "Whether an example whose loss is a number has a gradient that is none."
+        norms = sum((gram.diagonal() for gram in self.tape.grams.values()), torch.zeros(len(self.losses)))
+        return not bool(norms.isfinite()[torch.from_numpy(self.losses).isfinite()].all())
 
     def names(self, k: int) -> set[str]:
         "Modules of a block."
@@ -1887,15 +1901,22 @@ def gradient_gram(
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
     with _ready(model) as opening, _calibrated(calibrate):
-        plan = _plan(model, targets, weights, min(chosen, key=len))
+        scales = _scales(model)
+        plan = _plan(model, targets, weights, min(chosen, key=len), scales[0])
         settings = (weights, seed, rank, float(alpha))
         if not plan.opened:
             opening.remove()  # nothing below the first layer that takes part needs a gradient
-        try:
-            run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
-        except (_Unattributable, _OutOfOrder):
-            plan = replace(plan, chain=[], single=True, late=[], late_attention=False)
-            run = _passes(model, chosen, targets, plan, settings, (batch_tokens, lock_step, offload), show)
+        passes = partial(
+            _passes, model, chosen, targets, settings=settings, limits=(batch_tokens, lock_step, offload), show=show
+        )
+        for scale in scales:
+            try:
+                run = passes(plan, scale)
+            except (_Unattributable, _OutOfOrder):
+                plan = replace(plan, chain=[], single=True, late=[], late_attention=False)
+                run = passes(plan, scale)
+            if scale == scales[-1] or not run.overflowed():
+                break
     tape, losses = run.tape, run.losses
     if not tape.grams:
         raise ValueError(
@@ -1904,7 +1925,7 @@ def gradient_gram(
         )
     # layers in the order of the model, so that the sum does not depend on the order of the passes
     order = [layer.name for layer in tape.layers.values() if layer.name in tape.grams]
-    layers = {name: tape.grams[name].numpy() for name in order}
+    layers = {name: tape.grams[name].numpy() / run.scale**2 for name in order}
     dot = np.sum(list(layers.values()), axis=0)
     dot = (dot + dot.T) / 2
     drawn = weights == "lora_b"
@@ -1930,6 +1951,8 @@ def _passes(
     examples: list[Example],
     targets: dict[str, torch.nn.Module],
     plan: _Plan,
+    scale: float,
+    *,
     settings: tuple[str, int, int, float],
     limits: tuple[int, bool | None, Any],
     show: bool,
@@ -1949,7 +1972,7 @@ def _passes(
         else ([], _batches(examples, 1 if plan.single else budget, waste=0.1 if plan.chain or not fits else 1))
     )
     tape = _Tape(len(examples), *settings, torch.float64 if double else torch.float32, spool)
-    run = _Run(model, examples, batches, widths, tape, plan, show)
+    run = _Run(model, examples, batches, widths, tape, plan, show, scale)
     hooks = []
     try:
         for p in plan.explicit.values():
