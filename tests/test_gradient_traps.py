@@ -4,13 +4,14 @@ import copy
 import warnings
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from toksuite_nb import gradients
-from toksuite_nb.gradients import Example, gradient_gram, sketch
+from toksuite_nb.gradients import Example, batching_effect, gradient_gram, sketch
 
 SIZES = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
@@ -72,6 +73,41 @@ def test_trap_1_padding_adds_nothing(way):
     ).dot  # without the long one hardly any padding
     assert np.abs(together[::2, ::2] - pair).max() < 1e-12
     exact(model, examples, **WAYS[way])
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "full"])
+@pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_trap_1_what_a_batch_does_to_a_gradient_is_measured(weights, batch_tokens, attention):
+    model, examples = llama(attn_implementation=attention), some()
+    found = batching_effect(model, examples, weights=weights, rank=4, batch_tokens=batch_tokens, show=False)
+    assert found["example"].to_list() == list(range(6))
+    assert found.select((pl.col("cosine") - 1).abs().max(), (pl.col("norm_ratio") - 1).abs().max(), pl.col("loss_change").abs().max()).row(0) < (1e-12,) * 3  # fmt: skip
+
+
+def test_trap_1_a_model_that_looks_at_its_batch_is_found_out():
+    class Looking(LlamaForCausalLM):
+        "Its logits depend on how many rows there are."
+
+        def forward(self, input_ids, **options):
+            out = super().forward(input_ids, **options)
+            out.logits = out.logits * (1 + (len(input_ids) > 1)) ** torch.linspace(0, 1, out.logits.shape[-1])
+            return out
+
+    torch.manual_seed(0)
+    model = shaken(Looking(LlamaConfig(**SIZES, attn_implementation="eager")))
+    found = batching_effect(model, [Example([1, 5, k], [7]) for k in range(4)], rank=4, batch_tokens=8, show=False)
+    assert (found["cosine"] < 0.999).all() and (found["loss_change"].abs() > 1e-3).all()
+    alone = batching_effect(model, [Example([1, 5, 2], [7])], rank=4, show=False)
+    assert alone["cosine"].item() == pytest.approx(1) and alone["loss_change"].item() == 0
+
+
+def test_trap_1_an_example_without_a_gradient_has_no_effect():
+    model = llama()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[47] = float("nan")
+    found = batching_effect(model, [Example([1, 47], [2]), Example([1, 5], [2])], rank=4, show=False)
+    assert found["cosine"].is_null().to_list() == [True, False] == found["loss_change"].is_null().to_list()
 
 
 def test_trap_2_logits_are_one_position_before_their_labels():

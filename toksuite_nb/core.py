@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['edit_dtype', 'item_schema', 'token_kinds', 'boundaries', 'norms', 'token_schema', 'score_schema', 'verdict_schema',
-           'drop_schema', 'gram_schema', 'curve_schema', 'forecast_schema', 'T', 'Column', 'FrameSchema', 'check_frame',
-           'derive_rng', 'content_hash', 'progress']
+           'drop_schema', 'gram_schema', 'batching_schema', 'curve_schema', 'forecast_schema', 'T', 'Column',
+           'FrameSchema', 'check_frame', 'derive_rng', 'content_hash', 'progress']
 
 # %% ../nbs/00_core.ipynb #ed07e36b
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,6 +222,20 @@ gram_schema = FrameSchema(
         Column("layer", pl.String, "module whose gradients are compared, or `all`"),
         Column("dot", pl.Float64, "inner product of the two gradients"),
         Column("cosine", pl.Float64, "their cosine, in [-1, 1]; null if one of them is 0"),
+    ),
+)
+
+batching_schema = FrameSchema(
+    "batching",
+    (
+        Column("example", pl.Int64, "place of the example"),
+        Column(
+            "cosine",
+            pl.Float64,
+            "of its gradient in a batch and its gradient alone, in [-1, 1]; null if one of them is 0",
+        ),
+        Column("norm_ratio", pl.Float64, "length of its gradient in a batch / alone; null if one of them is 0"),
+        Column("loss_change", pl.Float64, "loss in a batch - alone, nats per answer token"),
     ),
 )
 
