@@ -78,6 +78,22 @@ def test_answer_ends_at_the_stop_token_which_does_not_count():
     assert stopped["note"][0] == "no token of the answer counts" and stopped["answer"][0] == ""
 
 
+def test_answers_that_do_not_end_are_said_to_be_long():
+    model = build()
+    going = confidence(model, Bytes(), ["a", "bc"], show=False)
+    assert going["ended"].to_list() == [False, False] and going["n_tokens"].to_list() == [30, 30]
+    with pytest.warns(UserWarning, match="2 of 2 answers go on after 30 tokens or more"):
+        select_low_confidence(going, fraction=1, n=2)
+    short = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=29, show=False)
+    third = 3 + going["answer"][0].encode("utf-8", "replace")[0]
+    model.config.eos_token_id = model.generation_config.eos_token_id = [1, third]
+    ended = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=40, show=False)
+    assert ended["ended"][0] and not short["ended"].any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select_low_confidence(short, fraction=1, n=2)
+
+
 def test_not_finite_probabilities_are_reported():
     model = build()
     with torch.no_grad():

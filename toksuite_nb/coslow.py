@@ -33,7 +33,7 @@ def confidence(
     bos: int | bool | None = None,  # Id before each text; None: the tokenizer's own, if it has one; False: nothing
     exclude: Collection[int] = (),  # Further ids that do not count, such as a newline
     show: bool = True,  # Progress bar
-) -> pl.DataFrame:  # `i`, `answer`, `n_tokens` that count, `confidence` in [0, 1], `perplexity` >= 1, `note`
+) -> pl.DataFrame:  # `i`, `answer`, `ended`, `n_tokens` that count, `confidence` in [0, 1], `perplexity` >= 1, `note`
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
     tok = as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
@@ -45,12 +45,14 @@ def confidence(
     rows: list[dict[str, Any]] = []
     for batch in progress(batches, "confidence", show=show and len(batches) > 1):
         for i, answer in zip(batch, _greedy(model, [given[i] for i in batch], max_new_tokens, stop), strict=True):
-            rows.append({"i": i, **_measured(answer, tok.pieces, silent | stop, tok.specials.get("unk"))})
+            measured = _measured(answer, tok.pieces, silent | stop, tok.specials.get("unk"))
+            rows.append({"i": i, "ended": answer[-1][0] in stop, **measured})
     return pl.DataFrame(
         rows,
         schema={
             "i": pl.Int64,
             "answer": pl.String,
+            "ended": pl.Boolean,
             "n_tokens": pl.Int64,
             "confidence": pl.Float64,
             "perplexity": pl.Float64,
@@ -237,6 +239,14 @@ def select_low_confidence(
             f"select_low_confidence: {frame.height - pool.height} of {frame.height} examples have no {measure} and are left out.",
             stacklevel=2,
         )
+    if frame.schema.get("ended") == pl.Boolean and frame.schema.get("n_tokens") == pl.Int64:
+        long = int((~frame["ended"] & (frame["n_tokens"] >= 30)).sum())
+        if long > frame.height / 2:
+            warnings.warn(
+                f"select_low_confidence: {long} of {frame.height} answers go on after 30 tokens or more. CoS-Low and its forecasts are known for "
+                "short answers; of long ones only the beginning is judged.",
+                stacklevel=2,
+            )
     ranked = pool.sort([measure, "i"], descending=[measure == "perplexity", False]).with_row_index("rank")
     candidates = ranked.head(int(fraction * pool.height + 1e-9))
     if small_pool and candidates.height < n <= pool.height:
@@ -267,7 +277,7 @@ def select_low_confidence(
     )
 
 
-def _check_draw(frame: pl.DataFrame, measure: str, fraction: float, n: int) -> None:
+def _check_draw(frame: pl.DataFrame, measure: str, fraction: float | int, n: int) -> None:
     lacking = [c for c in ("i", measure) if c not in frame.columns]
     problems = [f"columns 'i' and {measure!r}, got columns {frame.columns}"] if lacking else []
     if not lacking:
