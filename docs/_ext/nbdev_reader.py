@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import os
 import re
+import textwrap
+import tokenize
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,30 @@ def toctrees(pages: list[str]) -> list[str]:
     ]
 
 
+def comments(source: str) -> dict[str, str]:
+    """What is said behind each parameter or field, also where its annotation takes several lines; of `return` too."""
+    source = textwrap.dedent(source)
+    node, tokens = ast.parse(source).body[0], tokenize.generate_tokens(io.StringIO(source).readline)
+    said = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    if isinstance(node, ast.ClassDef):
+        parts = [(n.target.id if isinstance(n, ast.AnnAssign) else None, n.lineno, n.end_lineno) for n in node.body]
+        last = node.end_lineno + 1
+    elif isinstance(node, ast.FunctionDef):
+        places = [n for n in ast.walk(node.args) if isinstance(n, ast.arg)]
+        parts = sorted(((n.arg, n.lineno, n.end_lineno) for n in places), key=lambda part: part[1])
+        parts += [("return", node.returns.lineno, node.returns.end_lineno)] if node.returns else []
+        last = node.body[0].lineno
+    else:
+        return {}
+    until = [start for _, start, _ in parts[1:]] + [last]
+    behind = {
+        name: next((said[k] for k in range(end, max(end + 1, stop)) if k in said), None)
+        for (name, _, end), stop in zip(parts, until, strict=True)
+        if name
+    }
+    return {name: text for name, text in behind.items() if text}
+
+
 def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Append the parameter comments of a signature to its docstring, as fields."""
     from fastcore.docments import docments
@@ -125,16 +152,17 @@ def add_docments(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         return
     try:
         found, own = docments(obj, full=True), set(inspect.signature(obj).parameters)
+        behind = comments(inspect.getsource(obj))
     except (OSError, TypeError, ValueError, SyntaxError):  # no source or no signature: nothing to add
         return
+    told = {key: behind.get(key) or value.docment for key, value in found.items()}  # which knows one-line signatures
     fields = [
-        f":param {key}: {value.docment}"
-        for key, value in found.items()
-        if key not in {"return", "self"} and value.docment and (key in own or what == "class")
+        f":param {key}: {text}"
+        for key, text in told.items()
+        if key not in {"return", "self"} and text and (key in own or what == "class")
     ]
-    answer = found.get("return")
-    if answer and answer.docment:
-        fields.append(f":returns: {answer.docment}")
+    if answer := told.get("return"):
+        fields.append(f":returns: {answer}")
     if fields:
         lines += ["", *fields, ""]
 

@@ -80,6 +80,29 @@ def test_every_public_function_has_an_entry():
     assert not missing, missing
 
 
+def test_every_comment_of_a_parameter_is_on_the_site():
+    import ast
+    import sys
+
+    root = Path(__file__).parents[2]
+    sys.path.insert(0, str(root / "docs/_ext"))
+    from nbdev_reader import comments
+
+    pages = "".join(p.read_text(encoding="utf-8") for p in SITE.glob("*.html"))
+    missing, seen = [], 0
+    for path in sorted((root / "toksuite_nb").glob("[a-z]*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            entry = f'id="toksuite_nb.{path.stem}.{getattr(node, "name", "_")}"'
+            if not isinstance(node, ast.FunctionDef) or entry not in pages:
+                continue
+            own = pages.split(entry, 1)[1].split('id="toksuite_nb.', 1)[0]
+            told = comments(ast.get_source_segment(source, node) or "").keys() - {"return"}
+            missing += [f"{path.stem}.{node.name}: {name}" for name in told if f"<strong>{name}</strong>" not in own]
+            seen += len(told)
+    assert not missing and seen > 500, (seen, missing[:20])
+
+
 def test_every_public_function_has_an_example_on_the_site():
     import ast
     import sys
