@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -23,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from toksuite_nb import gradients
 from toksuite_nb.gradients import Example, Gram, examples_from_text, gradient_gram, sketch
@@ -599,6 +602,53 @@ def test_faster_products_and_a_graph_put_aside_change_rounding_only(monkeypatch,
         assert np.abs(found - truth).max() < 3e-6 * np.abs(truth).max()
         assert (1 in used) == fast and (2 in used) == (most == 0), "the way was not taken that is tested"
     assert all("forward" not in m.__dict__ for m in model.modules())
+
+
+FAST_STEPS = {"llama": (5, True), "qwen3": (9, True), "mistral": (5, True), "phi": (0, True), "gpt_neox": (0, True), "gemma": (0, True), "cohere": (0, False), "glm": (5, False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "full"])
+@pytest.mark.parametrize("kind", FAST_STEPS)
+def test_norms_and_rotary_positions_take_fewer_passes_only_where_they_are_the_usual_ones(monkeypatch, kind, weights):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "pad_token_id": 0}  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(1, 96, k), rng.integers(1, 96, 1 + k % 3)) for k in (3, 40, 71)]
+    norms, rotary = FAST_STEPS[kind]
+    assert sum(gradients._quickly(m) is not None for m in model.modules() if gradients._kind(m) == "other") == norms
+    assert any(gradients._rotary_in(type(m).forward) is not None for m in model.modules()) == rotary
+    found = gradient_gram(model, examples, weights=weights, show=False)
+    assert all("forward" not in m.__dict__ for m in model.modules())
+    monkeypatch.setattr(gradients, "_agree", lambda *_: False)
+    monkeypatch.setattr(gradients, "_is_rotary", lambda _: False)
+    plain = gradient_gram(model, examples, weights=weights, show=False)
+    assert np.abs(found.dot - plain.dot).max() < 2e-5 * np.abs(plain.dot).max()
+    taken = (
+        bool(norms or rotary) and kind != "gpt_neox"
+    )  # which turns a quarter of each head, and does so in its own way
+    assert (found.dot != plain.dot).any() == taken, "the way was not taken that is tested"
+
+
+def test_a_norm_of_another_epsilon_or_function_is_left_alone():
+    norm = LlamaRMSNorm(32)
+    assert gradients._quickly(norm) is not None
+    norm.variance_epsilon = 1.0
+    assert gradients._quickly(norm) is not None, "its epsilon is read, whatever it is"
+
+    class Other(LlamaRMSNorm):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden_states) * 1.001
+
+    assert gradients._quickly(Other(32)) is None
+    assert gradients._quickly(LlamaRMSNorm(32).double()) is None
+    broken = LlamaRMSNorm(32)
+    with torch.no_grad():
+        broken.weight[3] = float("nan")
+    assert gradients._quickly(broken) is None, "nothing can be compared"
 
 
 def test_weights_of_a_kind_of_their_own_multiply_in_their_own_way(monkeypatch):

@@ -23,6 +23,7 @@ from pathlib import Path
 import sys
 import tempfile
 import time
+from types import FunctionType
 from typing import Any, SupportsIndex
 from weakref import WeakValueDictionary
 import warnings
@@ -306,6 +307,129 @@ class _Frozen(torch.autograd.Function):
     def backward(ctx: Any, *b: torch.Tensor) -> Any:
         weight = ctx.weight.T
         return _times(b[0].reshape(-1, b[0].shape[-1]), weight).view(*b[0].shape[:-1], weight.shape[0]), None, None
+
+# %% ../nbs/40_gradients.ipynb #5a7de012
+class _Normed(torch.autograd.Function):
+    "Vectors divided by their root mean square, times a weight that gets no gradient."
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, inverse)
+        ctx.weight = weight
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *b: torch.Tensor) -> Any:
+        x, inverse = ctx.saved_tensors
+        slope = b[0] * ctx.weight
+        along = torch.linalg.vecdot(slope, x).unsqueeze(-1).mul_(inverse.pow(3)).div_(-x.shape[-1])
+        return slope.mul_(inverse).addcmul_(x, along), None, None
+
+
+class _Turned(torch.autograd.Function):
+    "Pairs of numbers, half a head apart, turned by the angles of their positions."
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.angles = cos, sin
+        first, second = sin.chunk(2, -1)
+        return _turn(x, cos, -first, second)
+
+    @staticmethod
+    def backward(ctx: Any, *b: torch.Tensor) -> Any:
+        cos, sin = ctx.angles
+        first, second = sin.chunk(2, -1)
+        return _turn(b[0], cos, second, -first), None, None
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, to_first: torch.Tensor, to_second: torch.Tensor) -> torch.Tensor:
+    out, (first, second) = x * cos, x.chunk(2, -1)
+    for half, other, by in zip(out.chunk(2, -1), (second, first), (to_first, to_second), strict=True):
+        half.addcmul_(other, by)
+    return out
+
+
+def _rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    "What transformers' `apply_rotary_pos_emb` gives for most models."
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)
+
+
+def _kind(module: torch.nn.Module) -> str:
+    # a subclass may compute something else: closed forms are for the known forward only
+    known = type(module).forward
+    if known in (torch.nn.Linear.forward, Conv1D.forward):
+        return "linear"
+    return "embedding" if known is torch.nn.Embedding.forward else "other"
+
+
+def _quickly(module: Any) -> Callable | None:
+    "A faster way from a module's input to its output, of single precision on a CPU; None where none is known."
+    own, eps = list(module.parameters(recurse=False)), getattr(module, "variance_epsilon", None)
+    # a kind of tensor of its own, as of quantised weights, multiplies in its own way
+    if not all(type(p) is torch.nn.Parameter and p.dtype == torch.float32 and p.device.type == "cpu" for p in own):
+        return None
+    if _kind(module) == "linear" and _takes_onednn():
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        return lambda x: _Frozen.apply(x, weight, module.bias)
+    if isinstance(eps, float) and [p.dim() for p in own] == [1] and own[0] is getattr(module, "weight", None):
+        weight = module.weight.detach()
+        x = torch.arange(2.0 * len(weight)).cos().view(1, 2, -1)
+        if _agree(partial(type(module).forward, module), lambda x: _Normed.apply(x, weight, eps), x):
+            return lambda x: _Normed.apply(x, weight, eps)
+    return None
+
+
+def _agree(one: Callable, other: Callable, *given: torch.Tensor) -> bool:
+    "Whether two functions of some tensors give the same values and slopes."
+    found = []
+    for function in (one, other):
+        leaves = [x.clone().requires_grad_() for x in given]
+        try:
+            out = function(*leaves)
+            out = torch.cat([x.flatten() for x in (out if isinstance(out, tuple) else (out,))])
+            slopes = torch.autograd.grad((out * torch.arange(float(len(out))).sin()).sum(), leaves)
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+            return False
+        found.append([out.detach(), *slopes])
+    return all(
+        a.shape == b.shape and bool((a - b).abs().max() <= 20 * torch.finfo(a.dtype).eps * a.abs().max())
+        for a, b in zip(*found, strict=True)
+    )
+
+
+@cache
+def _is_rotary(function: Any) -> bool:
+    "Whether a function turns queries and keys as `_rotary` does."
+    q, k, cos, sin = (
+        torch.arange(float(math.prod(shape))).mul(step).cos().view(shape)
+        for shape, step in (((1, 3, 4, 8), 1), ((1, 2, 4, 8), 2), ((1, 4, 8), 3), ((1, 4, 8), 5))
+    )
+    return _agree(lambda q, k: function(q, k, cos, sin), lambda q, k: _rotary(q, k, cos, sin), q, k)
+
+
+def _rotary_in(forward: Any) -> Any:
+    "The function `apply_rotary_pos_emb` that a forward pass calls, where it is the usual one."
+    if "apply_rotary_pos_emb" not in getattr(getattr(forward, "__code__", None), "co_names", ()):
+        return None
+    function = forward.__globals__.get("apply_rotary_pos_emb")
+    return function if _is_rotary(function) else None
+
+
+def _with_globals(function: Any, **changed: Any) -> Any:
+    "The same function, for which some names of its module stand for something else."
+    copy = FunctionType(
+        function.__code__,
+        {**function.__globals__, **changed},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 # %% ../nbs/40_gradients.ipynb #f6878227
 @dataclass(frozen=True)
@@ -639,14 +763,6 @@ class _Unattributable(Exception):
 
 class _OutOfOrder(Exception):
     "A layer was heard again after it was closed."
-
-
-def _kind(module: torch.nn.Module) -> str:
-    # a subclass may compute something else: closed forms are for the known forward only
-    known = type(module).forward
-    if known in (torch.nn.Linear.forward, Conv1D.forward):
-        return "linear"
-    return "embedding" if known is torch.nn.Embedding.forward else "other"
 
 
 def _d_in(module: Any) -> int:
@@ -2028,23 +2144,30 @@ def _passes(
 
 @contextmanager
 def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
-    "Linear layers by the faster products."
+    "On a CPU in single precision, layers, norms and rotary positions by the faster ways."
 
     @_unwatched
-    def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(module: Any, quickly: Callable, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
-        frozen = not any(p.requires_grad for p in (module.weight, module.bias) if p is not None)
+        frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
         if x is None or tape.busy or not frozen or x.dtype != module.weight.dtype or torch.is_autocast_enabled("cpu"):
             return type(module).forward(module, *args, **kwargs)
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        return _Frozen.apply(x, weight, module.bias)
+        return quickly(x)
 
-    quick = _takes_onednn()
-    layers: list[Any] = [m for m in model.modules() if quick and _kind(m) == "linear" and "forward" not in m.__dict__]
-    # a kind of tensor of its own, as of quantised weights, multiplies in its own way
-    plain = [m for m in layers if type(m.weight) is torch.nn.Parameter]
-    single = [m for m in plain if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
-    with _replaced(single, [partial(forward, m) for m in single]):
+    @_unwatched
+    def turned(own: Callable, *args: Any, **kwargs: Any) -> Any:
+        fits = len(args) == 4 and not set(kwargs) - {"unsqueeze_dim"} and args[0].shape[-1] == args[2].shape[-1]
+        if tape.busy or not fits or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in args):
+            return own(*args, **kwargs)
+        return _rotary(*args, **kwargs)
+
+    alone = [m for m in model.modules() if "forward" not in m.__dict__]
+    ways = {m: partial(forward, m, quickly) for m in alone if (quickly := _quickly(m)) is not None}
+    for m in alone:
+        own = type(m).forward
+        if (rotary := _rotary_in(own)) is not None:
+            ways[m] = partial(_with_globals(own, apply_rotary_pos_emb=partial(turned, rotary)), m)
+    with _replaced(list(ways), list(ways.values())):
         yield
 
 
