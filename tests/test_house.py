@@ -11,10 +11,12 @@ import subprocess
 import sys
 import zipfile
 from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from nbdev.showdoc import show_doc
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
@@ -126,6 +128,14 @@ def test_manifest_lists_every_data_file():
     there = {p.relative_to(ROOT / "data").as_posix() for p in (ROOT / "data").rglob("*") if p.is_file()}
     there -= {"MANIFEST.json"}
     assert there == listed, f"not in the manifest: {sorted(there - listed)}; missing: {sorted(listed - there)}"
+
+
+def test_every_installed_version_runs_on_the_oldest_python_that_is_promised():
+    "As soon as one wants 3.11.5, an installation on Debian 12 fails, whose Python is 3.11.2."
+    oldest = re.search(r"^min_python = (\S+)", (ROOT / "settings.ini").read_text(), re.M)[1] + ".0"
+    wanted = {d.metadata["Name"]: d.metadata.get("Requires-Python") or "" for d in distributions()}
+    assert len(wanted) > 100
+    assert not {name: versions for name, versions in wanted.items() if oldest not in SpecifierSet(versions)}
 
 
 def test_wheel_carries_package_and_data(tmp_path):
