@@ -1071,13 +1071,20 @@ class SuiteModel:
 def load_suite(
     folder: Path | str | None = None,  # Folder written by `train_suite`; None: what is shipped with the toolkit
     *,
-    names: Sequence[str] | None = None,  # Which models, in this order; None: all, in the order of the configuration
+    names: Sequence[str]
+    | str
+    | None = None,  # Which models, in this order, or one; None: all, in the order of the configuration
     scale: str | None = None,  # Of the shipped models: a key of `suite_scales`; None: the first six
-    seed: int = 0,  # Of the shipped models of that scale
+    seed: int | None = None,  # Of the shipped models of that scale; None: 0
 ) -> dict[str, SuiteModel]:  # By name of the tokenizer
     "Models and tokenizers of a trained suite."
-    shipped = folder is None
-    place = _shipped(scale, seed) if folder is None else Path(folder)
+    shipped, names = folder is None, [names] if isinstance(names, str) else names
+    if (not shipped and scale is not None) or (scale is None and seed is not None):
+        raise ValueError(
+            f"load_suite: scale and seed choose among the shipped models of a scale, got folder {str(folder)!r}, scale {scale!r} and "
+            f"seed {seed}. Give a scale without a folder, and a seed beside a scale only."
+        )
+    place = _shipped(scale, seed or 0) if folder is None else Path(folder)
     record = _record(place, "load_suite")
     known = [*record["config"]["tokenizers"], *(name for name, _ in record["config"].get("loaded", []))]
     wrong = [name for name in names or [] if name not in known]
