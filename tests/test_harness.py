@@ -143,9 +143,36 @@ def test_exported_tasks_give_the_same_accuracies_both_ways(lm_eval, bpe, tmp_pat
             assert told[task, metric] == pytest.approx(marks["recomputed"].mean(), abs=1e-12)
     assert dict(results.filter(kind="task").select("task", "n").rows()) == dict(table.select("task", "n").rows())
     totals = group_totals(results)
-    assert totals.height >= 2 and totals["agrees"].all()
+    groups = dict(totals.select("group", "n").rows())
+    assert len(groups) > 2 and groups["emb"] == items.height, "the group of groups holds every item"
+    assert totals["agrees"].fill_null(False).all()
     assert set(results["canonical_task"].drop_nulls()) <= set(table["task"])
     assert ran["results"].keys() >= set(table["task"])
+
+
+def test_a_wrong_total_of_a_group_of_groups_is_seen(tmp_path):
+    run = {
+        "results": {"a": {"acc,none": 1.0}, "b": {"acc,none": 0.25}, "c": {"acc,none": 0.5}},
+        "groups": {"all": {"acc,none": 0.45}, "some": {"acc,none": 0.4}},
+        "group_subtasks": {"all": ["some", "bare"], "some": ["a", "b"], "bare": ["c", "b"]},
+        "n-samples": {"a": {"effective": 1}, "b": {"effective": 4}, "c": {"effective": 5}},
+    }
+    file = tmp_path / "results_1.json"
+    for total, agrees in ((0.45, True), (0.5, False)):  # (1 * 1 + 4 * 0.25 + 5 * 0.5) / 10
+        run["groups"]["all"]["acc,none"] = total
+        file.write_text(json.dumps(run))
+        results = read_results(file)
+        told = dict(results.filter(kind="group").select("task", "n").rows())
+        assert told == {"all": 10, "some": 5}, (
+            "a group in the file that has no total of its own counts too, a task once"
+        )
+        assert results.filter(task="all")["tasks"].to_list() == [["a", "b", "c"]]
+        totals = group_totals(results)
+        assert totals["recomputed"].to_list() == pytest.approx([0.45, 0.4])
+        assert totals["agrees"].to_list() == [agrees, True]
+    circle = run | {"group_subtasks": {"all": ["some"], "some": ["all", "a"]}}
+    file.write_text(json.dumps(circle))
+    assert read_results(file).filter(task="all")["tasks"].to_list() == [["a"]]
 
 
 def quiz(rows):
