@@ -78,6 +78,26 @@ def test_rule_lm_eval_is_lm_evals_loglikelihood_for_every_model_and_embedded_ite
         )
 
 
+@pytest.mark.parametrize("adds", [False, True], ids=["has BOS", "adds BOS"])
+def test_lm_evals_numbers_need_bos_false_where_the_tokenizer_has_a_bos_that_it_does_not_add(lm_eval, bpe, adds):
+    raw = Backend.from_file(str(bpe.folder / "tokenizer.json"))
+    bos = bpe.tokenizer.specials["bos"]
+    token = raw.id_to_token(bos)
+    if adds:
+        raw.post_processor = processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, bos)])
+    fast = tf.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=token, eos_token=token, pad_token=token)
+    own, items = load_tokenizer(fast, name="own"), load_benchmark("embedded", domain="math")
+    values, _ = theirs(bpe.model, fast, items)
+    assert own.wrapping == ([bos] if adds else [], [])
+
+    def apart(**how):
+        scores = score(bpe.model, own, items, "lm_eval", show_progress=False, **how)
+        return np.abs(scores["loglikelihood"].to_numpy() - values).max()
+
+    same, other = (apart(), apart(bos=False)) if adds else (apart(bos=False), apart())
+    assert same < 1e-4 and other > 0.1
+
+
 @pytest.fixture(scope="module")
 def bpe():
     return load_suite(names=["bpe"])["bpe"]

@@ -174,7 +174,9 @@ def score(
     delimiter: str
     | Mapping[str, str]
     | None = None,  # Between question and option, one or per language; None: the items' own
-    bos: int | bool | None = None,  # As for `LM`: None is the tokenizer's BOS if it has one
+    bos: int
+    | bool
+    | None = None,  # As for `LM`: None is the tokenizer's BOS if it has one, under every rule. lm-eval adds it only where the tokenizer does: False for others
     name: str | None = None,  # For the `model` column; None: the folder the model was loaded from
     pmi: bool = False,  # Also score the options without the question, for `norm="pmi"`
     unscorable: Unscorable = "raise",  # `"null"`: items that cannot be scored get null and a `problem`
