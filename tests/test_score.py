@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import polars as pl
 import pytest
@@ -514,3 +516,33 @@ def test_the_audit_reports_marks_losses_and_what_the_library_would_add():
     assert (
         "unknown" in audit_specials(words, options=["𝐛𝐨𝐥𝐝"]).filter(pl.col("evidence").is_not_null())["check"].to_list()
     )
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 0.5)])
+def test_batches_change_scores_by_their_rounding_and_single_unpacked_items_by_nothing(dtype, bound):
+    items, own = load_benchmark("embedded").gather_every(4), load_suite(names=["bpe"])["bpe"]
+    assert items.height == 142
+
+    def scored(kind, rows=items, packing=True, **how):
+        lm = LM(copy.deepcopy(own.model).to(kind), own.tokenizer, packing=packing)
+        found = score(lm, None, rows, show_progress=False, **how).sort("item_id", "choice")
+        return found["loglikelihood"].to_numpy()
+
+    alone = scored(dtype, packing=False, batch_size=1)
+    others = [scored(dtype), scored(dtype, batch_size=3), scored(dtype, packing=False, batch_size=16)]
+    assert max(np.abs(other - alone).max() for other in others) < bound
+    if dtype is torch.bfloat16:
+        rounding = np.abs(alone - scored(torch.float32)).max()
+        apart = [np.abs(other - alone).max() for other in others]
+        assert 0 < max(apart) < rounding, "half precision itself costs more than another batch"
+    for rows in (items.reverse(), items.sort("question")):
+        assert (scored(dtype, rows, packing=False, batch_size=1) == alone).all()
+    few = items.head(5)
+    part = scored(dtype, few, packing=False, batch_size=1)
+    whole = dict(zip(items.sort("item_id")["item_id"], _by_item(items, alone), strict=True))
+    assert np.concatenate([whole[i] for i in few.sort("item_id")["item_id"]]).tolist() == part.tolist()
+
+
+def _by_item(items, values):
+    """Values of each item, in the order of the items' names."""
+    return np.split(values, np.cumsum(items.sort("item_id")["choices"].list.len().to_numpy())[:-1])

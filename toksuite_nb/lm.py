@@ -417,7 +417,7 @@ class LM:
         self,
         groups: Sequence[Sequence[TokenPath]],  # Per item, its texts
         *,
-        batch_tokens: int = 4096,  # Token positions per forward pass, padding included; changes speed and memory, not results
+        batch_tokens: int = 4096,  # Token positions per forward pass, padding included; changes speed and memory; results only by rounding, which half precision shows
         batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
         show_progress: bool = False,  # Show a bar
     ) -> list[list[np.ndarray]]:  # Per item and text: log-probability of each scored token, nats

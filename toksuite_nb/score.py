@@ -180,7 +180,7 @@ def score(
     name: str | None = None,  # For the `model` column; None: the folder the model was loaded from
     pmi: bool = False,  # Also score the options without the question, for `norm="pmi"`
     unscorable: Unscorable = "raise",  # `"null"`: items that cannot be scored get null and a `problem`
-    batch_tokens: int = 4096,  # Token positions per forward pass; changes speed and memory, not results
+    batch_tokens: int = 4096,  # Token positions per forward pass; changes speed and memory; results only by rounding, which half precision shows
     batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # `score_schema` and `extra_columns`; a row per option
