@@ -46,6 +46,7 @@ from toksuite_nb.robustness import (
     suite_perturbations,
     task_accuracies,
     task_drops,
+    verdicts,
 )
 
 
@@ -703,6 +704,29 @@ def test_verdicts_become_task_accuracies():
     assert beside["columns"].n_unique() == 1 and beside["columns"][0] < 11, (
         "the embedded variants do not fill every column"
     )
+
+
+def test_a_run_that_ties_every_item_shows_a_tie_rate_of_one_and_chance():
+    items = load_benchmark("embedded", domain="math", variants=True).filter(pl.col("choices").is_not_null())
+    items = items.with_columns(answer=pl.lit(0, pl.Int64))
+    options = (
+        items.select("item_id", "choices").explode("choices").with_columns(model=pl.lit("m"), tokenizer=pl.lit("t"))
+    )
+    scores = options.select(
+        "model", "tokenizer", "item_id", choice=pl.int_range(pl.len()).over("item_id"), loglikelihood=pl.lit(-3.0),
+        n_tokens=pl.lit(1, pl.Int64), n_chars=pl.lit(1, pl.Int64), n_bytes=pl.lit(1, pl.Int64), rule=pl.lit("exact"), boundary=pl.lit("clean"),
+    )  # fmt: skip
+    tied = task_accuracies(verdicts(scores, items, norm="char"), items, norm="char")
+    assert tied["tie_rate"].unique().to_list() == [1.0]
+    assert tied["acc_norm"].to_numpy() == pytest.approx(0.25)
+    first = task_accuracies(verdicts(scores, items, norm="char", ties="first"), items, norm="char")
+    assert first["acc_norm"].unique().to_list() == [1.0], "where the first option is always right, it takes everything"
+    apart = scores.with_columns(loglikelihood=-1.0 - pl.col("choice"))
+    assert task_accuracies(verdicts(apart, items, norm="char"), items, norm="char")["tie_rate"].unique().to_list() == [
+        0.0
+    ]
+    with pytest.raises(ValueError, match="verdicts: ties must be 'share' or 'first', got 'random'"):
+        verdicts(scores, items, ties="random")
 
 
 def test_generated_perturbations_find_their_released_task():

@@ -168,7 +168,11 @@ verdict_schema = FrameSchema(
             (*norms, "pmi"),
         ),
         Column("prediction", pl.Int64, "index of the best option (the lowest among ties)"),
-        Column("correct", pl.Float64, "credit: 1 right, 0 wrong, 1/m if the right option ties with m - 1 others"),
+        Column(
+            "correct",
+            pl.Float64,
+            "credit: 1 right, 0 wrong, 1/m if the right option ties with m - 1 others (unless ties go to the first option)",
+        ),
         Column(
             "margin",
             pl.Float64,

@@ -52,12 +52,17 @@ def verdicts(
     *,
     norm: str | Sequence[str] = norms,  # Length normalisations, one or several; recorded in the output
     tolerance: float = 1e-9,  # Values closer than this (nats per unit) count as tied
+    ties: str = "share",  # `share`: 1/m where the right option ties; `first`: 1 if it is the first of the m, else 0, as lm-eval's argmax has it
 ) -> pl.DataFrame:  # `verdict_schema`, one row per model, tokenizer, item and norm
     "Prediction, credit, margin and tie of every item under each length normalisation."
     check_frame(scores, score_schema, "verdicts")
     check_frame(items, item_schema, "verdicts")
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"verdicts: tolerance must be a number >= 0, got {tolerance}. Leave it out for 1e-9.")
+    if ties not in ("share", "first"):
+        raise ValueError(
+            f"verdicts: ties must be 'share' or 'first', got {ties!r}. Leave it out to share the credit; lm-eval gives it to the first."
+        )
     keys = ["model", "tokenizer", "item_id"]
     answers = items.filter(pl.col("choices").is_not_null()).select(
         "item_id", "answer", pl.col("choices").list.len().alias("k")
@@ -65,6 +70,7 @@ def verdicts(
     _check_scores(scores.join(answers, on="item_id", how="left"), keys)
     value, best, gold = pl.col("value"), pl.col("best"), pl.col("choice") == pl.col("answer")
     tied = value >= best - tolerance
+    share = 1.0 / tied.sum() if ties == "share" else gold.filter(tied).first().cast(pl.Float64)
     return (
         choice_scores(scores, norm=norm)
         .join(answers, on="item_id")
@@ -73,7 +79,7 @@ def verdicts(
         .group_by(*keys, "norm", maintain_order=True)
         .agg(
             pl.col("choice").filter(tied).first().alias("prediction"),
-            pl.when((tied & gold).any()).then(1.0 / tied.sum()).otherwise(0.0).alias("correct"),
+            pl.when((tied & gold).any()).then(share).otherwise(0.0).alias("correct"),
             (value.filter(gold).first() - value.filter(~gold).max()).alias("margin"),
             (tied.sum() > 1).alias("tie"),
         )
@@ -1483,7 +1489,7 @@ def task_accuracies(
     items: pl.DataFrame,  # `item_schema`
     *,
     norm: str,  # Normalisation of `acc_norm`; the published one is `char`
-) -> pl.DataFrame:  # Layout of `published_accuracies`, without `acc`
+) -> pl.DataFrame:  # Layout of `published_accuracies`, without `acc`; and `tie_rate`, the share of items whose best score several options have
     "Accuracy of each model on the released tasks that its items stand for."
     check_frame(verdicts, verdict_schema, "task_accuracies")
     check_frame(items, item_schema, "task_accuracies")
@@ -1525,9 +1531,13 @@ def task_accuracies(
             pl.col("subset").alias("subcategory"),
             maintain_order=True,
         )
-        .agg(pl.len().cast(pl.Int64).alias("n"), pl.col("correct").mean().alias("acc_norm"))
+        .agg(
+            pl.len().cast(pl.Int64).alias("n"),
+            pl.col("correct").mean().alias("acc_norm"),
+            pl.col("tie").mean().alias("tie_rate"),
+        )
         .join(columns, on="task", how="left", maintain_order="left")
-        .select("model", "lang", "task", "category", "subcategory", "n", "acc_norm")
+        .select("model", "lang", "task", "category", "subcategory", "n", "acc_norm", "tie_rate")
     )
 
 
