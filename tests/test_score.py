@@ -478,6 +478,52 @@ def test_what_cannot_be_scored_is_named_or_null():
         verdicts(found, items)
 
 
+class Reluctant:
+    """Letters as tokens; a text that begins with the word `no` gives none."""
+
+    name, specials, vocab_size = "reluctant", {"eos": 2}, 400
+
+    def encode(self, texts):
+        return [[] if text.strip().startswith("no") else [3 + ord(c) % 397 for c in text] for text in texts]
+
+
+def test_an_option_that_is_nothing_alone_loses_its_pmi_and_keeps_its_score():
+    items = make(
+        [
+            {"item_id": "whether", "question": "is it so", "choices": ["yes", "no"]},
+            {"item_id": "colour", "question": "the sky is", "choices": ["blue", "red"]},
+        ]
+    )
+    model, tokenizer = llama(), Reluctant()
+    with pytest.raises(
+        ValueError, match=r"score: pmi=True needs a token in each option alone, got none for item 'whether'"
+    ):
+        score(model, tokenizer, items, pmi=True, show_progress=False)
+    plain = score(model, tokenizer, items, show_progress=False)
+    found = score(model, tokenizer, items, pmi=True, unscorable="null", show_progress=False)
+    assert found["loglikelihood"].equals(plain["loglikelihood"])
+    lacking = found.filter(item_id="whether")
+    assert lacking["unconditional"].null_count() == 2 and lacking["problem"].str.contains("pmi=True needs").all()
+    assert found.filter(item_id="colour").select("unconditional", "problem").null_count().row(0) == (0, 2)
+    answers = predictions(found, norm=["sum", "pmi"])
+    assert answers.filter(pl.col("prediction").is_null()).select("item_id", "norm").rows() == [("whether", "pmi")]
+    assert not answers.filter(item_id="whether")["disputed"].any(), "an answer that is missing disputes nothing"
+    assert verdicts(found, items).height == 8
+    with pytest.raises(
+        ValueError, match="verdicts: every option needs a value, got none under norm 'pmi' for 'whether'"
+    ):
+        verdicts(found, items, norm=["sum", "pmi"])
+
+
+def test_pmi_without_any_token_to_begin_with_says_so():
+    bare = type("Bare", (Reluctant,), {"specials": dict[str, int]()})()
+    items = make([{"item_id": "colour", "question": "the sky is", "choices": ["blue", "red"]}])
+    with pytest.raises(ValueError, match=r"pmi=True needs a token before each option alone.* Pass bos=<token id>"):
+        score(llama(), bare, items, pmi=True, show_progress=False)
+    found = score(llama(), bare, items, pmi=True, unscorable="null", show_progress=False)
+    assert found["loglikelihood"].null_count() == 0 and found["unconditional"].null_count() == 2
+
+
 def test_nan_logits_are_refused_and_never_a_verdict():
     model = llama()
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))

@@ -68,12 +68,18 @@ def verdicts(
         "item_id", "answer", pl.col("choices").list.len().alias("k")
     )
     _check_scores(scores.join(answers, on="item_id", how="left"), keys)
+    values = choice_scores(scores, norm=norm)
+    if values["value"].null_count():
+        row = values.filter(pl.col("value").is_null()).row(0, named=True)
+        raise ValueError(
+            f"verdicts: every option needs a value, got none under norm {row['norm']!r} for {row['item_id']!r}. "
+            "The column problem of its scores says why; leave out these items, or the norm."
+        )
     value, best, gold = pl.col("value"), pl.col("best"), pl.col("choice") == pl.col("answer")
     tied = value >= best - tolerance
     share = 1.0 / tied.sum() if ties == "share" else gold.filter(tied).first().cast(pl.Float64)
     return (
-        choice_scores(scores, norm=norm)
-        .join(answers, on="item_id")
+        values.join(answers, on="item_id")
         .with_columns(value.max().over(*keys, "norm").alias("best"))
         .sort("choice")
         .group_by(*keys, "norm", maintain_order=True)
