@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control, kstest
 
-from toksuite_nb.core import check_frame, derive_rng, item_schema, verdict_schema
+from toksuite_nb.core import check_frame, derive_rng, item_schema, norms, verdict_schema
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.robustness import (
     attribution,
+    attribution_schema,
     benjamini_hochberg,
     beside_published,
     beside_schema,
@@ -359,6 +360,29 @@ def test_all_cells_of_the_paper_take_seconds():
         start = time.perf_counter()
         assert drops(frame, items, seed=0, pooled=False, interval=method, draws=10_000).height == 1638
         assert time.perf_counter() - start < limit, f"1,638 cells took too long under {method}"
+
+
+def test_frames_of_every_norm_pass_their_schemas():
+    items = cell_items(8, 2)
+    rng = np.random.default_rng(0)
+    credit, margin = rng.integers(0, 2, items.height), rng.normal(size=items.height)
+    frame = pl.concat([said(items, credit, m, margin, norm) for m in "ab" for norm in (*norms, "pmi")])
+    perturbed = items.filter(pl.col("perturbation") != "canonical")["item_id"]
+    changes = pl.concat(
+        pl.DataFrame(
+            {"tokenizer": [m] * len(perturbed), "item_id": perturbed}
+            | {feature: rng.normal(size=len(perturbed)) for feature in cut_features}
+        )
+        for m in "ab"
+    )
+    made = [
+        (drop_statistics_schema, drops(frame, items, seed=0)),
+        (comparison_schema, compare_models(frame, items, seed=0, draws=50)),
+        (family_schema, family_drops(frame, items, families={"shout": "voice"})),
+        (attribution_schema, attribution(frame, items, changes)),
+    ]
+    for schema, found in made:
+        assert set(check_frame(found, schema, "test")["norm"]) == {*norms, "pmi"}
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

@@ -808,7 +808,7 @@ comparison_schema = FrameSchema(
         Column("other_tokenizer", pl.String, "the tokenizer of that"),
         Column("perturbation", pl.String, "name of the perturbation"),
         Column("lang", pl.String, "language, or `all`"),
-        Column("norm", pl.String, "length normalisation of the verdicts", norms),
+        Column("norm", pl.String, "length normalisation of the verdicts", (*norms, "pmi")),
         Column("n", pl.Int64, "perturbed items that both have"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
         Column("drop", pl.Float64, "drop of `model` - drop of `other`; positive: `model` loses more"),
@@ -976,7 +976,7 @@ family_schema = FrameSchema(
     (
         Column("model", pl.String, "name of the model"),
         Column("tokenizer", pl.String, "name of the tokenizer"),
-        Column("norm", pl.String, "length normalisation of the verdicts", norms),
+        Column("norm", pl.String, "length normalisation of the verdicts", (*norms, "pmi")),
         Column("family", pl.String, "family of perturbations"),
         Column("perturbation", pl.String, "a cell of the family, or `all` for the family mean"),
         Column("lang", pl.String, "language of the cell, or `all`"),
@@ -1132,7 +1132,7 @@ def _cut_change(edited: EditedText, tokenizer: Any, lang: str) -> tuple[float | 
 attribution_schema = FrameSchema(
     "attribution",
     (
-        Column("norm", pl.String, "length normalisation of the margins", norms),
+        Column("norm", pl.String, "length normalisation of the margins", (*norms, "pmi")),
         Column("feature", pl.String, "what changed in the cut", cut_features),
         Column("n", pl.Int64, "perturbed items (of each tokenizer)"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
