@@ -103,6 +103,23 @@ def bpe():
     return load_suite(names=["bpe"])["bpe"]
 
 
+def test_marks_after_a_question_go_where_lm_eval_puts_them(lm_eval, bpe):
+    marks = {"\u00a0": True, "\u2009": True, "\u3000": True, "\n": True}
+    marks |= dict.fromkeys("\u200c\u200d\u200b\ufeff\u00ad", False)
+    items = quiz(
+        [{"item_id": f"{ord(m)}", "question": f"The sky is{m}", "choices": ["blue", "red"]} for m in marks]
+    ).with_columns(delimiter=pl.lit(" "))
+    assert items["question"].to_list() == [f"The sky is{m}" for m in marks]
+    values, lm = theirs(bpe.model, tf.AutoTokenizer.from_pretrained(bpe.folder), items)
+    found = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    assert np.abs(found["loglikelihood"].to_numpy() - values).max() < 1e-4
+    for mark, moves in marks.items():
+        context, continuation = lm._encode_pair(f"The sky is{mark}", " blue")
+        own = found.filter(item_id=f"{ord(mark)}", choice=0).row(0, named=True)
+        assert (own["n_context"], own["n_tokens"]) == (len(context), len(continuation))
+        assert (context == lm.tok_encode("The sky is")) == moves
+
+
 def written(lm_eval, own, folder, tasks, out):
     "An lm-eval run with its own files on disk."
     from lm_eval.loggers import EvaluationTracker

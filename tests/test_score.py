@@ -431,6 +431,23 @@ def test_pmi_is_the_difference_of_two_plain_forwards():
         choice_scores(score(model, tokenizer, ITEMS, show_progress=False), norm="pmi")
 
 
+@pytest.mark.parametrize(
+    ("mark", "moves"),
+    [(c, True) for c in "\u00a0\u2009\u3000\n"] + [(c, False) for c in "\u200c\u200d\u200b\ufeff\u00ad"],
+    ids=lambda x: f"U+{ord(x):04X}" if isinstance(x, str) else None,
+)
+def test_rule_lm_eval_moves_what_python_calls_space_into_the_option_and_leaves_what_it_does_not(mark, moves):
+    tokenizer = load_tokenizer("bytes")
+    bare = "the sky is"
+    items = make([{"item_id": "sky", "question": bare + mark, "choices": ["blue", "red"]}])
+    found = score(llama(tokenizer.vocab_size), tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    stays, goes = ("", mark) if moves else (mark, "")
+    assert found["n_context"].to_list() == [len((bare + stays).encode())] * 2
+    assert found["n_tokens"].to_list() == [len(f"{goes} {choice}".encode()) for choice in ("blue", "red")]
+    exact = score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, show_progress=False)
+    assert exact["n_context"].to_list() == [len((bare + mark).encode())] * 2, "rule exact scores the option alone"
+
+
 def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():
     tokenizer = load_tokenizer("bytes")
     items, model = make([{"item_id": "bare", "question": "", "choices": ["yes", "no"]}]), llama(tokenizer.vocab_size)
