@@ -206,7 +206,9 @@ drop_schema = FrameSchema(
             "exact p-value with canonical sets as units (with one item per set: `p`), after Holm's correction over the rows of the frame",
         ),
         Column(
-            "low", pl.Float64, "lower end of the 95 % interval of `relative_drop`, bootstrap clustered by canonical set"
+            "low",
+            pl.Float64,
+            "lower end of the 95 % interval of `relative_drop`, with canonical sets as units: a score interval, or a bootstrap where one was asked for",
         ),
         Column("high", pl.Float64, "upper end of that interval"),
         Column(
