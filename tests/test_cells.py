@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,10 +17,10 @@ import pytest
 import torch
 from test_faults import values
 
-from toksuite_nb.cells import curve_cells, gram_cells, perturb_cells, score_cells, suite_cells
+from toksuite_nb.cells import _tokenizer_libraries, curve_cells, gram_cells, perturb_cells, score_cells, suite_cells
 from toksuite_nb.finetune import FinetuneConfig, Task
 from toksuite_nb.items import load_benchmark
-from toksuite_nb.run import Cell, Processes, RayCluster, run_cells, write_plan
+from toksuite_nb.run import Cell, Processes, RayCluster, collect, run_cells, write_plan
 from toksuite_nb.store import data_dir
 from toksuite_nb.suite import SuiteConfig
 
@@ -93,3 +95,49 @@ def test_a_ray_cluster(cells: list[Cell], alone: list[tuple[str, str]], tmp_path
     finally:
         import_module("ray").shutdown()
     assert named(cells, tmp_path) == alone
+
+
+@pytest.fixture
+def tok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `tok` of a tokenizer, beside which this process stands."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "tok").mkdir(exist_ok=True)
+        shutil.copy(data_dir() / "suite" / "bpe" / name, tmp_path / "tok" / name)
+    return tmp_path / "tok"
+
+
+@pytest.mark.parametrize("given", ["./tok", "tok", Path("tok"), "tok/tokenizer.json", Path("tok/tokenizer.json")])
+def test_another_tokenizer_in_the_same_place_is_another_cell(given: Path | str, tok: Path) -> None:
+    items = load_benchmark("embedded", domain="math").head(2)
+    models = {"bpe": data_dir() / "suite" / "bpe"}
+
+    def scored() -> tuple[int, pl.DataFrame]:
+        cells = score_cells(models, items, tokenizers={"bpe": given})
+        return run_cells(cells, "store", show_progress=False)["state"].to_list().count("found"), collect(cells, "store")
+
+    first, again = scored(), scored()
+    assert (first[0], again[0]) == (0, 1) and first[1].equals(again[1])
+    shutil.copy(data_dir() / "suite" / "bpe-nfkc" / "tokenizer.json", tok / "tokenizer.json")
+    found, second = scored()
+    assert found == 0, "the store answers with the numbers of the tokenizer that was there before"
+    assert not second["loglikelihood"].equals(first[1]["loglikelihood"])
+
+
+def test_a_named_tokenizer_goes_by_the_versions_of_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = load_benchmark("embedded", domain="math").head(2)
+    models = {"bpe": data_dir() / "suite" / "bpe"}
+
+    def inputs(**how: Any) -> Any:
+        return score_cells(models, items, **how)[0]
+
+    named, own = inputs(tokenizers={"bpe": "bytes"}), inputs()
+    assert set(own.inputs["libraries"]) == {"numpy", "tokenizers", "torch", "transformers"}
+    assert set(named.inputs["libraries"]) > {"mistral-common", "sentencepiece", "tiktoken"}
+    monkeypatch.setattr("toksuite_nb.cells.version", lambda name: "0.0.1")
+    _tokenizer_libraries.cache_clear()
+    try:
+        assert inputs(tokenizers={"bpe": "bytes"}).key != named.key
+        assert inputs().key == own.key
+    finally:
+        _tokenizer_libraries.cache_clear()

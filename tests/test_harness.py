@@ -78,9 +78,46 @@ def test_rule_lm_eval_is_lm_evals_loglikelihood_for_every_model_and_embedded_ite
         )
 
 
+@pytest.mark.parametrize("adds", [False, True], ids=["has BOS", "adds BOS"])
+def test_lm_evals_numbers_need_bos_false_where_the_tokenizer_has_a_bos_that_it_does_not_add(lm_eval, bpe, adds):
+    raw = Backend.from_file(str(bpe.folder / "tokenizer.json"))
+    bos = bpe.tokenizer.specials["bos"]
+    token = raw.id_to_token(bos)
+    if adds:
+        raw.post_processor = processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, bos)])
+    fast = tf.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=token, eos_token=token, pad_token=token)
+    own, items = load_tokenizer(fast, name="own"), load_benchmark("embedded", domain="math")
+    values, _ = theirs(bpe.model, fast, items)
+    assert own.wrapping == ([bos] if adds else [], [])
+
+    def apart(**how):
+        scores = score(bpe.model, own, items, "lm_eval", show_progress=False, **how)
+        return np.abs(scores["loglikelihood"].to_numpy() - values).max()
+
+    same, other = (apart(), apart(bos=False)) if adds else (apart(bos=False), apart())
+    assert same < 1e-4 and other > 0.1
+
+
 @pytest.fixture(scope="module")
 def bpe():
     return load_suite(names=["bpe"])["bpe"]
+
+
+def test_marks_after_a_question_go_where_lm_eval_puts_them(lm_eval, bpe):
+    marks = {"\u00a0": True, "\u2009": True, "\u3000": True, "\n": True}
+    marks |= dict.fromkeys("\u200c\u200d\u200b\ufeff\u00ad", False)
+    items = quiz(
+        [{"item_id": f"{ord(m)}", "question": f"The sky is{m}", "choices": ["blue", "red"]} for m in marks]
+    ).with_columns(delimiter=pl.lit(" "))
+    assert items["question"].to_list() == [f"The sky is{m}" for m in marks]
+    values, lm = theirs(bpe.model, tf.AutoTokenizer.from_pretrained(bpe.folder), items)
+    found = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    assert np.abs(found["loglikelihood"].to_numpy() - values).max() < 1e-4
+    for mark, moves in marks.items():
+        context, continuation = lm._encode_pair(f"The sky is{mark}", " blue")
+        own = found.filter(item_id=f"{ord(mark)}", choice=0).row(0, named=True)
+        assert (own["n_context"], own["n_tokens"]) == (len(context), len(continuation))
+        assert (context == lm.tok_encode("The sky is")) == moves
 
 
 def written(lm_eval, own, folder, tasks, out):
@@ -143,9 +180,36 @@ def test_exported_tasks_give_the_same_accuracies_both_ways(lm_eval, bpe, tmp_pat
             assert told[task, metric] == pytest.approx(marks["recomputed"].mean(), abs=1e-12)
     assert dict(results.filter(kind="task").select("task", "n").rows()) == dict(table.select("task", "n").rows())
     totals = group_totals(results)
-    assert totals.height >= 2 and totals["agrees"].all()
+    groups = dict(totals.select("group", "n").rows())
+    assert len(groups) > 2 and groups["emb"] == items.height, "the group of groups holds every item"
+    assert totals["agrees"].fill_null(False).all()
     assert set(results["canonical_task"].drop_nulls()) <= set(table["task"])
     assert ran["results"].keys() >= set(table["task"])
+
+
+def test_a_wrong_total_of_a_group_of_groups_is_seen(tmp_path):
+    run = {
+        "results": {"a": {"acc,none": 1.0}, "b": {"acc,none": 0.25}, "c": {"acc,none": 0.5}},
+        "groups": {"all": {"acc,none": 0.45}, "some": {"acc,none": 0.4}},
+        "group_subtasks": {"all": ["some", "bare"], "some": ["a", "b"], "bare": ["c", "b"]},
+        "n-samples": {"a": {"effective": 1}, "b": {"effective": 4}, "c": {"effective": 5}},
+    }
+    file = tmp_path / "results_1.json"
+    for total, agrees in ((0.45, True), (0.5, False)):  # (1 * 1 + 4 * 0.25 + 5 * 0.5) / 10
+        run["groups"]["all"]["acc,none"] = total
+        file.write_text(json.dumps(run))
+        results = read_results(file)
+        told = dict(results.filter(kind="group").select("task", "n").rows())
+        assert told == {"all": 10, "some": 5}, (
+            "a group in the file that has no total of its own counts too, a task once"
+        )
+        assert results.filter(task="all")["tasks"].to_list() == [["a", "b", "c"]]
+        totals = group_totals(results)
+        assert totals["recomputed"].to_list() == pytest.approx([0.45, 0.4])
+        assert totals["agrees"].to_list() == [agrees, True]
+    circle = run | {"group_subtasks": {"all": ["some"], "some": ["all", "a"]}}
+    file.write_text(json.dumps(circle))
+    assert read_results(file).filter(task="all")["tasks"].to_list() == [["a"]]
 
 
 def quiz(rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,8 +16,10 @@ import pytest
 
 from toksuite_nb.cells import fetch_model, score_cells, write_model
 from toksuite_nb.items import load_benchmark
+from toksuite_nb.lm import load_lm
 from toksuite_nb.run import ResultStore, collect, run_cells
 from toksuite_nb.score import score
+from toksuite_nb.store import data_dir
 from toksuite_nb.suite import load_suite
 from toksuite_nb.tokenizer import load_tokenizer, tokenize
 
@@ -53,8 +56,9 @@ def offences(source: str) -> list[str]:
                 found.append(ast.unparse(node))
             if given.get("allow_pickle", "False") != "False" or given.get("shell", "False") != "False":
                 found.append(ast.unparse(node))
-            # True, or anything but a caller's own argument of that name
-            if given.get("trust_remote_code", "False") not in ("False", "trust_remote_code"):
+            # where it is left out, transformers asks whoever sits there, and takes "y" from a pipe
+            asks = "" if name.endswith(".from_pretrained") else "False"
+            if given.get("trust_remote_code", asks) != "False":
                 found.append(ast.unparse(node))
             if given.get("use_safetensors", "True") != "True":
                 found.append(ast.unparse(node))
@@ -72,9 +76,15 @@ def test_the_search_for_offences_finds_them() -> None:
     bad = (
         "import pickle\nfrom dill import loads\ntorch.load(p)\neval(x)\nnp.load(p)\nnp.load(p, allow_pickle=True)\n"
         "subprocess.run(c, shell=True)\nM.from_pretrained(n, trust_remote_code=True)\nimport_module('pickle')\ndf.to_pickle(p)\n"
+        "M.from_pretrained(n)\nM.from_pretrained(n, **settings)\nM.from_pretrained(n, trust_remote_code=trust_remote_code)\n"
     )
-    assert len(offences(bad)) == 10
-    assert offences("model.eval()\npl.element().list.eval(x)\nre.compile(p)") == []
+    assert len(offences(bad)) == 13
+    assert (
+        offences(
+            "M.from_pretrained(n, trust_remote_code=False)\nmodel.eval()\npl.element().list.eval(x)\nre.compile(p)"
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
@@ -82,6 +92,54 @@ def test_models_are_read_from_safetensors_only(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and re.search(r"AutoModel\w*\.from_pretrained$", ast.unparse(node.func)):
             assert {"use_safetensors"} <= {k.arg for k in node.keywords}, ast.unparse(node)
+
+
+@pytest.fixture
+def with_code(tmp_path: Path) -> Path:
+    """A folder of a model and tokenizer that bring their own code; it writes `ran` when it runs."""
+    folder = tmp_path / "own"
+    shutil.copytree(data_dir() / "suite" / "bpe", folder)
+    (folder / "tokenizer.json").unlink()
+    changed = {
+        "config.json": {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}},
+        "tokenizer_config.json": {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["own.T", None]}},
+    }
+    for name, entries in changed.items():
+        read = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps(read | entries), encoding="utf-8")
+    (folder / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        "class C(LlamaConfig): model_type = 'own'\n"
+        "class M(LlamaForCausalLM): config_class = C\n"
+        "class T(PreTrainedTokenizerFast): pass\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("answer", ["y\ny\ny\n", ""])
+def test_code_in_a_models_folder_is_not_run_whatever_is_answered(with_code: Path, answer: str) -> None:
+    program = (
+        "import sys\nfrom toksuite_nb.lm import load_lm\nfrom toksuite_nb.tokenizer import load_tokenizer\n"
+        "for what in (lambda: load_lm(sys.argv[1], 'bytes'), lambda: load_tokenizer(sys.argv[1])):\n"
+        "    try: what()\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(with_code)], input=answer, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    model, tokenizer = done.stdout.strip().splitlines()
+    assert model.startswith("load_lm: a model must need no code of its own, got ") and "pass the objects" in model
+    assert tokenizer.startswith("load_tokenizer: ")
+    assert not (with_code.parent / "ran").exists(), "code of the folder ran"
+
+
+def test_a_model_that_the_hub_cannot_give_is_named_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"load_lm: could not load 'owner/x' from .* Check the name and the connection"):
+        load_lm("owner/x")
 
 
 def test_no_telemetry_is_sent_or_switched_on() -> None:

@@ -106,6 +106,10 @@ def test_ties_share_the_credit(values, credit, tie, prediction):
     scores = make_scores(items, 0).with_columns(loglikelihood=pl.Series(values))
     row = verdicts(scores, items, norm="sum").row(0, named=True)
     assert (row["correct"], row["tie"], row["prediction"]) == (credit, tie, prediction)
+    first = verdicts(scores, items, norm="sum", ties="first").row(0, named=True)
+    assert first == row | {"correct": float(np.argmax(values) == 0)}, (
+        "as lm-eval's argmax has it, where option 0 is right"
+    )
     assert row["margin"] == pytest.approx(values[0] - max(values[1:]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import polars as pl
 import pytest
@@ -429,6 +431,23 @@ def test_pmi_is_the_difference_of_two_plain_forwards():
         choice_scores(score(model, tokenizer, ITEMS, show_progress=False), norm="pmi")
 
 
+@pytest.mark.parametrize(
+    ("mark", "moves"),
+    [(c, True) for c in "\u00a0\u2009\u3000\n"] + [(c, False) for c in "\u200c\u200d\u200b\ufeff\u00ad"],
+    ids=lambda x: f"U+{ord(x):04X}" if isinstance(x, str) else None,
+)
+def test_rule_lm_eval_moves_what_python_calls_space_into_the_option_and_leaves_what_it_does_not(mark, moves):
+    tokenizer = load_tokenizer("bytes")
+    bare = "the sky is"
+    items = make([{"item_id": "sky", "question": bare + mark, "choices": ["blue", "red"]}])
+    found = score(llama(tokenizer.vocab_size), tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    stays, goes = ("", mark) if moves else (mark, "")
+    assert found["n_context"].to_list() == [len((bare + stays).encode())] * 2
+    assert found["n_tokens"].to_list() == [len(f"{goes} {choice}".encode()) for choice in ("blue", "red")]
+    exact = score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, show_progress=False)
+    assert exact["n_context"].to_list() == [len((bare + mark).encode())] * 2, "rule exact scores the option alone"
+
+
 def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():
     tokenizer = load_tokenizer("bytes")
     items, model = make([{"item_id": "bare", "question": "", "choices": ["yes", "no"]}]), llama(tokenizer.vocab_size)
@@ -476,6 +495,52 @@ def test_what_cannot_be_scored_is_named_or_null():
         verdicts(found, items)
 
 
+class Reluctant:
+    """Letters as tokens; a text that begins with the word `no` gives none."""
+
+    name, specials, vocab_size = "reluctant", {"eos": 2}, 400
+
+    def encode(self, texts):
+        return [[] if text.strip().startswith("no") else [3 + ord(c) % 397 for c in text] for text in texts]
+
+
+def test_an_option_that_is_nothing_alone_loses_its_pmi_and_keeps_its_score():
+    items = make(
+        [
+            {"item_id": "whether", "question": "is it so", "choices": ["yes", "no"]},
+            {"item_id": "colour", "question": "the sky is", "choices": ["blue", "red"]},
+        ]
+    )
+    model, tokenizer = llama(), Reluctant()
+    with pytest.raises(
+        ValueError, match=r"score: pmi=True needs a token in each option alone, got none for item 'whether'"
+    ):
+        score(model, tokenizer, items, pmi=True, show_progress=False)
+    plain = score(model, tokenizer, items, show_progress=False)
+    found = score(model, tokenizer, items, pmi=True, unscorable="null", show_progress=False)
+    assert found["loglikelihood"].equals(plain["loglikelihood"])
+    lacking = found.filter(item_id="whether")
+    assert lacking["unconditional"].null_count() == 2 and lacking["problem"].str.contains("pmi=True needs").all()
+    assert found.filter(item_id="colour").select("unconditional", "problem").null_count().row(0) == (0, 2)
+    answers = predictions(found, norm=["sum", "pmi"])
+    assert answers.filter(pl.col("prediction").is_null()).select("item_id", "norm").rows() == [("whether", "pmi")]
+    assert not answers.filter(item_id="whether")["disputed"].any(), "an answer that is missing disputes nothing"
+    assert verdicts(found, items).height == 8
+    with pytest.raises(
+        ValueError, match="verdicts: every option needs a value, got none under norm 'pmi' for 'whether'"
+    ):
+        verdicts(found, items, norm=["sum", "pmi"])
+
+
+def test_pmi_without_any_token_to_begin_with_says_so():
+    bare = type("Bare", (Reluctant,), {"specials": dict[str, int]()})()
+    items = make([{"item_id": "colour", "question": "the sky is", "choices": ["blue", "red"]}])
+    with pytest.raises(ValueError, match=r"pmi=True needs a token before each option alone.* Pass bos=<token id>"):
+        score(llama(), bare, items, pmi=True, show_progress=False)
+    found = score(llama(), bare, items, pmi=True, unscorable="null", show_progress=False)
+    assert found["loglikelihood"].null_count() == 0 and found["unconditional"].null_count() == 2
+
+
 def test_nan_logits_are_refused_and_never_a_verdict():
     model = llama()
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
@@ -514,3 +579,33 @@ def test_the_audit_reports_marks_losses_and_what_the_library_would_add():
     assert (
         "unknown" in audit_specials(words, options=["𝐛𝐨𝐥𝐝"]).filter(pl.col("evidence").is_not_null())["check"].to_list()
     )
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 0.5)])
+def test_batches_change_scores_by_their_rounding_and_single_unpacked_items_by_nothing(dtype, bound):
+    items, own = load_benchmark("embedded").gather_every(4), load_suite(names=["bpe"])["bpe"]
+    assert items.height == 142
+
+    def scored(kind, rows=items, packing=True, **how):
+        lm = LM(copy.deepcopy(own.model).to(kind), own.tokenizer, packing=packing)
+        found = score(lm, None, rows, show_progress=False, **how).sort("item_id", "choice")
+        return found["loglikelihood"].to_numpy()
+
+    alone = scored(dtype, packing=False, batch_size=1)
+    others = [scored(dtype), scored(dtype, batch_size=3), scored(dtype, packing=False, batch_size=16)]
+    assert max(np.abs(other - alone).max() for other in others) < bound
+    if dtype is torch.bfloat16:
+        rounding = np.abs(alone - scored(torch.float32)).max()
+        apart = [np.abs(other - alone).max() for other in others]
+        assert 0 < max(apart) < rounding, "half precision itself costs more than another batch"
+    for rows in (items.reverse(), items.sort("question")):
+        assert (scored(dtype, rows, packing=False, batch_size=1) == alone).all()
+    few = items.head(5)
+    part = scored(dtype, few, packing=False, batch_size=1)
+    whole = dict(zip(items.sort("item_id")["item_id"], _by_item(items, alone), strict=True))
+    assert np.concatenate([whole[i] for i in few.sort("item_id")["item_id"]]).tolist() == part.tolist()
+
+
+def _by_item(items, values):
+    """Values of each item, in the order of the items' names."""
+    return np.split(values, np.cumsum(items.sort("item_id")["choices"].list.len().to_numpy())[:-1])

@@ -10,7 +10,7 @@ __all__ = ['fetch_model', 'score_shard', 'score_cells', 'perturb_shard', 'pertur
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 import re
@@ -29,7 +29,7 @@ from .run import Cell, ResultStore, cell_function, path_hash
 from .score import scorable, score
 from .store import atomic_write
 from .suite import SuiteConfig, train_suite
-from .tokenizer import load_tokenizer
+from .tokenizer import _builtin, load_tokenizer
 
 # %% ../nbs/45_cells.ipynb #b192eb99
 def fetch_model(
@@ -78,6 +78,26 @@ def _libraries() -> dict[str, str]:
     "Versions of what computes; a build such as +cpu is not part of one."
     return {name: version(name).partition("+")[0] for name in ("numpy", "tokenizers", "torch", "transformers")}
 
+
+@lru_cache(maxsize=1)
+def _tokenizer_libraries() -> dict[str, str]:
+    "Versions of the libraries that bring tokenizers under a name."
+    found = {}
+    for name in ("mistral-common", "sentencepiece", "tiktoken", "tokenmonster"):
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def _own_tokenizer(spec: Path | str | None) -> Path | str | None:
+    "A tokenizer as `load_tokenizer` takes it; what lies in a place as a path, which is known by its bytes."
+    if spec is None or (isinstance(spec, str) and spec in _builtin):
+        return spec
+    path = Path(spec).expanduser()
+    return path if isinstance(spec, Path) or path.exists() else spec
+
 # %% ../nbs/45_cells.ipynb #34117e5f
 @cell_function
 def score_shard(
@@ -101,7 +121,9 @@ def score_cells(
     items: pl.DataFrame,  # `item_schema`
     rule: str = "exact",  # How options are cut
     *,
-    tokenizers: Mapping[str, Path | str] = {},  # Tokenizers by the name of the model, where they are not in its folder
+    tokenizers: Mapping[
+        str, Path | str
+    ] = {},  # By the model's name, where they are not in its folder: a place goes by its bytes, a name by itself and the versions of libraries
     shard: int = 200,  # Items of a cell, >= 1
     dtype: str = "float32",  # Of the weights
     bos: int | bool | None = None,  # As for `score`
@@ -115,15 +137,16 @@ def score_cells(
             f"score_cells: needs folders of models with a config.json and shards of at least one item, got none for {missing or list(models)} "
             f"and shard={shard}. Save models with save_pretrained(folder), or take them from fetch_model."
         )
+    given = {name: _own_tokenizer(tokenizers.get(name)) for name in models}
     return [
         Cell(
             score_shard,
             {
                 "items": part,
                 "model": Path(folder),
-                "tokenizer": tokenizers.get(name),
+                "tokenizer": given[name],
                 "dtype": dtype,
-                "libraries": _libraries(),
+                "libraries": _libraries() | (_tokenizer_libraries() if isinstance(given[name], str) else {}),
                 "name": name,
                 "rule": rule,
                 "bos": bos,

@@ -168,7 +168,11 @@ verdict_schema = FrameSchema(
             (*norms, "pmi"),
         ),
         Column("prediction", pl.Int64, "index of the best option (the lowest among ties)"),
-        Column("correct", pl.Float64, "credit: 1 right, 0 wrong, 1/m if the right option ties with m - 1 others"),
+        Column(
+            "correct",
+            pl.Float64,
+            "credit: 1 right, 0 wrong, 1/m if the right option ties with m - 1 others (unless ties go to the first option)",
+        ),
         Column(
             "margin",
             pl.Float64,
@@ -202,7 +206,9 @@ drop_schema = FrameSchema(
             "exact p-value with canonical sets as units (with one item per set: `p`), after Holm's correction over the rows of the frame",
         ),
         Column(
-            "low", pl.Float64, "lower end of the 95 % interval of `relative_drop`, bootstrap clustered by canonical set"
+            "low",
+            pl.Float64,
+            "lower end of the 95 % interval of `relative_drop`, with canonical sets as units: a score interval, or a bootstrap where one was asked for",
         ),
         Column("high", pl.Float64, "upper end of that interval"),
         Column(

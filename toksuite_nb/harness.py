@@ -41,7 +41,7 @@ result_schema = FrameSchema(
         Column("value", pl.Float64, "the metric, e.g. an accuracy in [0, 1]"),
         Column("stderr", pl.Float64, "its standard error as lm-eval gives it"),
         Column("n", pl.Int64, "items that were run"),
-        Column("tasks", pl.List(pl.String), "members of a group; null for a task"),
+        Column("tasks", pl.List(pl.String), "tasks of a group and of the groups in it; null for a task"),
         Column("n_shot", pl.Int64, "examples in the prompt"),
         Column("version", pl.String, "version of the task"),
         Column("lm_eval", pl.String, "version of lm-eval"),
@@ -153,9 +153,7 @@ def _result_rows(file: Path) -> list[tuple[Any, ...]]:
 
 def _about(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     "What the run says of one task or group beside its figures."
-    members = (run.get("group_subtasks") or {}).get(task)
-    if not (members is None or (isinstance(members, list) and all(isinstance(name, str) for name in members))):
-        raise ValueError(f"the subtasks of {task!r} must be names, got {members!r}")
+    members = _tasks_below(run.get("group_subtasks") or {}, task)
     counts = [((run.get("n-samples") or {}).get(name) or {}).get("effective") for name in members or [task]]
     if wrong := [count for count in counts if count is not None and (type(count) is not int or not 0 <= count < 2**63)]:
         raise ValueError(f"the items of {task!r} must be counted in whole numbers, got {wrong[0]!r}")
@@ -168,6 +166,25 @@ def _about(run: Mapping[str, Any], task: str) -> dict[str, Any]:
         "n_shot": (run.get("n-shot") or {}).get(task),
         "version": None if version is None else str(version),
     }
+
+
+def _tasks_below(below: Mapping[str, Any], group: str) -> list[str] | None:
+    "Tasks of a group and of the groups in it, each once; None for a task."
+    if below.get(group) is None:
+        return None
+    found: dict[str, None] = {}
+    waiting, seen = [group], set[str]()
+    while waiting:
+        name = waiting.pop()
+        members = below.get(name)
+        if members is None:
+            found[name] = None
+        elif not (isinstance(members, list) and all(isinstance(member, str) for member in members)):
+            raise ValueError(f"the subtasks of {name!r} must be names, got {members!r}")
+        elif name not in seen:
+            seen.add(name)
+            waiting += reversed(members)
+    return list(found)
 
 
 def _names(run: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -417,7 +417,7 @@ class LM:
         self,
         groups: Sequence[Sequence[TokenPath]],  # Per item, its texts
         *,
-        batch_tokens: int = 4096,  # Token positions per forward pass, padding included; changes speed and memory, not results
+        batch_tokens: int = 4096,  # Token positions per forward pass, padding included; changes speed and memory; results only by rounding, which half precision shows
         batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
         show_progress: bool = False,  # Show a bar
     ) -> list[list[np.ndarray]]:  # Per item and text: log-probability of each scored token, nats
@@ -683,10 +683,32 @@ def load_lm(
 
     from toksuite_nb.tokenizer import load_tokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder if folder.exists() else str(source), dtype=dtype, use_safetensors=True
-    )
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder if folder.exists() else str(source), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as problem:
+        raise _not_loaded(str(source), problem) from problem
     own = (
         tokenizer if isinstance(tokenizer, Encodes) else load_tokenizer(str(source) if tokenizer is None else tokenizer)
     )
     return LM(model.to(device).eval(), own, name=name or folder.name, bos=bos)
+
+
+def _not_loaded(source: str, problem: OSError | ValueError) -> OSError | ValueError:
+    "What to do about a model that transformers does not load."
+    said = " ".join(str(problem).split())[:200]
+    if "trust_remote_code" in str(problem):
+        return ValueError(
+            f"load_lm: a model must need no code of its own, got {source!r}, whose config.json names some (auto_map). "
+            "Read that code; if you trust it, load model and tokenizer with transformers yourself and pass the objects: LM(model, load_tokenizer(tokenizer))."
+        )
+    if isinstance(problem, ValueError):
+        return ValueError(
+            f"load_lm: the model must be a causal language model that transformers knows, got {source!r}, of which it says {said!r}. "
+            "Use the version of transformers that the model was made with, or load it yourself and pass the object: LM(model, tokenizer)."
+        )
+    return OSError(
+        f"load_lm: could not load {source!r} from its folder, the local hub cache or the hub, got {type(problem).__name__} {said!r}. "
+        "Check the name and the connection, or copy the model to a folder and give its path; its weights must be safetensors."
+    )

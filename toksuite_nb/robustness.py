@@ -52,28 +52,40 @@ def verdicts(
     *,
     norm: str | Sequence[str] = norms,  # Length normalisations, one or several; recorded in the output
     tolerance: float = 1e-9,  # Values closer than this (nats per unit) count as tied
+    ties: str = "share",  # `share`: 1/m where the right option ties; `first`: 1 if it is the first of the m, else 0, as lm-eval's argmax has it
 ) -> pl.DataFrame:  # `verdict_schema`, one row per model, tokenizer, item and norm
     "Prediction, credit, margin and tie of every item under each length normalisation."
     check_frame(scores, score_schema, "verdicts")
     check_frame(items, item_schema, "verdicts")
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"verdicts: tolerance must be a number >= 0, got {tolerance}. Leave it out for 1e-9.")
+    if ties not in ("share", "first"):
+        raise ValueError(
+            f"verdicts: ties must be 'share' or 'first', got {ties!r}. Leave it out to share the credit; lm-eval gives it to the first."
+        )
     keys = ["model", "tokenizer", "item_id"]
     answers = items.filter(pl.col("choices").is_not_null()).select(
         "item_id", "answer", pl.col("choices").list.len().alias("k")
     )
     _check_scores(scores.join(answers, on="item_id", how="left"), keys)
+    values = choice_scores(scores, norm=norm)
+    if values["value"].null_count():
+        row = values.filter(pl.col("value").is_null()).row(0, named=True)
+        raise ValueError(
+            f"verdicts: every option needs a value, got none under norm {row['norm']!r} for {row['item_id']!r}. "
+            "The column problem of its scores says why; leave out these items, or the norm."
+        )
     value, best, gold = pl.col("value"), pl.col("best"), pl.col("choice") == pl.col("answer")
     tied = value >= best - tolerance
+    share = 1.0 / tied.sum() if ties == "share" else gold.filter(tied).first().cast(pl.Float64)
     return (
-        choice_scores(scores, norm=norm)
-        .join(answers, on="item_id")
+        values.join(answers, on="item_id")
         .with_columns(value.max().over(*keys, "norm").alias("best"))
         .sort("choice")
         .group_by(*keys, "norm", maintain_order=True)
         .agg(
             pl.col("choice").filter(tied).first().alias("prediction"),
-            pl.when((tied & gold).any()).then(1.0 / tied.sum()).otherwise(0.0).alias("correct"),
+            pl.when((tied & gold).any()).then(share).otherwise(0.0).alias("correct"),
             (value.filter(gold).first() - value.filter(~gold).max()).alias("margin"),
             (tied.sum() > 1).alias("tie"),
         )
@@ -796,7 +808,7 @@ comparison_schema = FrameSchema(
         Column("other_tokenizer", pl.String, "the tokenizer of that"),
         Column("perturbation", pl.String, "name of the perturbation"),
         Column("lang", pl.String, "language, or `all`"),
-        Column("norm", pl.String, "length normalisation of the verdicts", norms),
+        Column("norm", pl.String, "length normalisation of the verdicts", (*norms, "pmi")),
         Column("n", pl.Int64, "perturbed items that both have"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
         Column("drop", pl.Float64, "drop of `model` - drop of `other`; positive: `model` loses more"),
@@ -964,7 +976,7 @@ family_schema = FrameSchema(
     (
         Column("model", pl.String, "name of the model"),
         Column("tokenizer", pl.String, "name of the tokenizer"),
-        Column("norm", pl.String, "length normalisation of the verdicts", norms),
+        Column("norm", pl.String, "length normalisation of the verdicts", (*norms, "pmi")),
         Column("family", pl.String, "family of perturbations"),
         Column("perturbation", pl.String, "a cell of the family, or `all` for the family mean"),
         Column("lang", pl.String, "language of the cell, or `all`"),
@@ -1120,7 +1132,7 @@ def _cut_change(edited: EditedText, tokenizer: Any, lang: str) -> tuple[float | 
 attribution_schema = FrameSchema(
     "attribution",
     (
-        Column("norm", pl.String, "length normalisation of the margins", norms),
+        Column("norm", pl.String, "length normalisation of the margins", (*norms, "pmi")),
         Column("feature", pl.String, "what changed in the cut", cut_features),
         Column("n", pl.Int64, "perturbed items (of each tokenizer)"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
@@ -1483,7 +1495,7 @@ def task_accuracies(
     items: pl.DataFrame,  # `item_schema`
     *,
     norm: str,  # Normalisation of `acc_norm`; the published one is `char`
-) -> pl.DataFrame:  # Layout of `published_accuracies`, without `acc`
+) -> pl.DataFrame:  # Layout of `published_accuracies`, without `acc`; and `tie_rate`, the share of items whose best score several options have
     "Accuracy of each model on the released tasks that its items stand for."
     check_frame(verdicts, verdict_schema, "task_accuracies")
     check_frame(items, item_schema, "task_accuracies")
@@ -1525,9 +1537,13 @@ def task_accuracies(
             pl.col("subset").alias("subcategory"),
             maintain_order=True,
         )
-        .agg(pl.len().cast(pl.Int64).alias("n"), pl.col("correct").mean().alias("acc_norm"))
+        .agg(
+            pl.len().cast(pl.Int64).alias("n"),
+            pl.col("correct").mean().alias("acc_norm"),
+            pl.col("tie").mean().alias("tie_rate"),
+        )
         .join(columns, on="task", how="left", maintain_order="left")
-        .select("model", "lang", "task", "category", "subcategory", "n", "acc_norm")
+        .select("model", "lang", "task", "category", "subcategory", "n", "acc_norm", "tie_rate")
     )
 
 

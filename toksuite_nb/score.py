@@ -174,11 +174,13 @@ def score(
     delimiter: str
     | Mapping[str, str]
     | None = None,  # Between question and option, one or per language; None: the items' own
-    bos: int | bool | None = None,  # As for `LM`: None is the tokenizer's BOS if it has one
+    bos: int
+    | bool
+    | None = None,  # As for `LM`: None is the tokenizer's BOS if it has one, under every rule. lm-eval adds it only where the tokenizer does: False for others
     name: str | None = None,  # For the `model` column; None: the folder the model was loaded from
     pmi: bool = False,  # Also score the options without the question, for `norm="pmi"`
-    unscorable: Unscorable = "raise",  # `"null"`: items that cannot be scored get null and a `problem`
-    batch_tokens: int = 4096,  # Token positions per forward pass; changes speed and memory, not results
+    unscorable: Unscorable = "raise",  # `"null"`: what cannot be scored is null, with a `problem`
+    batch_tokens: int = 4096,  # Token positions per forward pass; changes speed and memory; results only by rounding, which half precision shows
     batch_size: int | None = None,  # Items per forward pass, at most; None: as many as `batch_tokens` allows
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # `score_schema` and `extra_columns`; a row per option
@@ -210,11 +212,12 @@ def _score(
     alone = lm.logprobs([plan.alone for plan in plans], **run) if how["pmi"] else [[] for _ in plans]
     for plan, options, bare in zip(plans, values, alone, strict=True):
         plan.values, plan.bare = [float(v.sum()) for v in options], [float(v.sum()) for v in bare]
-        if np.isnan([*plan.values, *plan.bare]).any():
-            plan.problem = (
-                f"log-likelihoods must be numbers, got NaN for item {plan.item_id!r}. "
-                "Use float32 or bfloat16: float16 overflows; or the weights themselves hold NaN."
-            )
+        nan = (
+            f"log-likelihoods must be numbers, got NaN for item {plan.item_id!r}. "
+            "Use float32 or bfloat16: float16 overflows; or the weights themselves hold NaN."
+        )
+        plan.problem = nan if np.isnan(plan.values).any() else plan.problem
+        plan.alone_problem = nan if np.isnan(plan.bare).any() else plan.alone_problem
     _refuse_problems(plans, how["unscorable"])
     records = [record for plan in plans for record in _records(plan, lm, how["name"] or lm.name, encode)]
     columns: dict[str, Any] = {c.name: c.dtype for c in score_schema.columns} | extra_columns
@@ -247,7 +250,8 @@ class _Plan:
     alone: list[TokenPath] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
-    problem: str | None = None
+    problem: str | None = None  # Why there are no log-likelihoods
+    alone_problem: str | None = None  # Why there are none of the options without the question
 
 
 def _records(plan: _Plan, lm: LM, name: str, encode: Callable[[str], Ids]) -> list[tuple[Any, ...]]:
@@ -274,7 +278,7 @@ def _records(plan: _Plan, lm: LM, name: str, encode: Callable[[str], Ids]) -> li
             _tail_bytes(plan, lm, tail, n_asked),
             path is not None and any(_begins(path, other) for other in plan.paths),
             plan.bare[i] if done and plan.bare else None,
-            plan.problem,
+            plan.problem or plan.alone_problem,
         )
         records.append((name, lm.tokenizer.name, plan.item_id, i, *scored, *extra))
     return records
@@ -295,13 +299,16 @@ def _tail_bytes(plan: _Plan, lm: LM, tail: int | None, n_asked: int) -> int | No
 
 
 def _refuse_problems(plans: Sequence[_Plan], unscorable: str) -> None:
-    bad = [plan for plan in plans if plan.problem is not None]
+    bad = [plan for plan in plans if plan.problem or plan.alone_problem]
     if bad and unscorable == "raise":
         others = [plan.item_id for plan in bad[1:]]
         more = f" The same or another problem has {others[:20]}{' ...' if len(others) > 20 else ''}." if others else ""
-        raise ValueError(f"score: {bad[0].problem}{more} unscorable='null' scores the other items.")
+        said = bad[0].problem or bad[0].alone_problem
+        raise ValueError(f"score: {said}{more} unscorable='null' scores everything else.")
     for plan in bad:
-        plan.paths, plan.alone, plan.values, plan.bare = plan.paths if plan.values else [], [], [], []
+        plan.alone, plan.bare = [], []
+        if plan.problem:
+            plan.paths, plan.values = plan.paths if plan.values else [], []
 
 
 def _tokenizer(tokenizer: Any) -> Encodes:
@@ -383,13 +390,11 @@ def _plan(
         )
         return plan
     cuts = split_options(context, wholes, options, rule=rule)
-    if pmi:
-        cuts += [([], encode(between + choice)) for choice in choices]
     paths = []
-    for k, (before, scored) in enumerate(cuts):
-        ids = [*(start if k < len(choices) else [] if begin is None else [begin]), *before, *scored]
+    for before, scored in cuts:
+        ids = [*start, *before, *scored]
         # lm-eval does not put BOS before a text that has it
-        if (k >= len(choices) or (rule == "lm_eval" and not question)) and len(ids) > 2 and ids[0] == ids[1]:
+        if rule == "lm_eval" and not question and len(ids) > 2 and ids[0] == ids[1]:
             ids, scored = ids[1:], scored[1:]
         if not scored or len(ids) == len(scored):
             plan.problem = _impossible(rule, item_id, lm, bool(scored))
@@ -401,12 +406,32 @@ def _plan(
             )
             return plan
         paths.append(TokenPath(tuple(ids), len(ids) - len(scored)))
-    plan.paths, plan.alone = paths[: len(choices)], paths[len(choices) :]
+    plan.paths = paths
     plan.boundaries = [
         "merged" if whole[: len(asked)] != asked else "clean" if before else "special"
-        for whole, (before, _) in zip(wholes, cuts, strict=False)
+        for whole, (before, _) in zip(wholes, cuts, strict=True)
     ]
+    if pmi:
+        _plan_alone(plan, [encode(between + choice) for choice in choices], begin, lm.tokenizer.name)
     return plan
+
+
+def _plan_alone(plan: _Plan, options: Sequence[Ids], begin: int | None, tokenizer: str) -> None:
+    "Token paths of the options without the question, or why there are none."
+    if begin is None:
+        plan.alone_problem = (
+            f"pmi=True needs a token before each option alone, got none for item {plan.item_id!r}: tokenizer {tokenizer!r} has neither BOS "
+            "nor EOS. Pass bos=<token id>, or leave out pmi."
+        )
+    elif not all(options):
+        plan.alone_problem = (
+            f"pmi=True needs a token in each option alone, got none for item {plan.item_id!r}: tokenizer {tokenizer!r} drops all of it where "
+            "the question does not stand before it. Leave out pmi: the option after its question can be scored."
+        )
+    else:
+        # BOS is not put before an option that has it
+        own = [ids[1:] if len(ids) > 1 and ids[0] == begin else ids for ids in options]
+        plan.alone = [TokenPath((begin, *ids), 1) for ids in own]
 
 
 def _impossible(rule: Rule, item_id: str, lm: LM, has_tokens: bool) -> str:
@@ -452,6 +477,8 @@ def choice_scores(
 
 
 def _unmeasured(scores: pl.DataFrame) -> bool:
+    if "problem" in scores.columns:
+        scores = scores.filter(pl.col("problem").is_null())
     return scores.select((pl.col("unconditional").is_null() & pl.col("loglikelihood").is_not_null()).any()).item()
 
 # %% ../nbs/32_score.ipynb #caccef1a
@@ -475,7 +502,7 @@ def predictions(
                 best.sum().cast(pl.Int64).alias("tied"),
             ).with_columns(pl.lit(rule).alias("rule"))
         )
-    disputed = (pl.col("prediction").n_unique() > 1).over("model", "tokenizer", "rule", "item_id")
+    disputed = (pl.col("prediction").drop_nulls().n_unique() > 1).over("model", "tokenizer", "rule", "item_id")
     return pl.concat(parts).select(
         "model", "tokenizer", "rule", "item_id", "norm", "prediction", "tied", disputed.alias("disputed")
     )

@@ -1128,7 +1128,7 @@ def _load_model(folder: Path) -> SuiteModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):
-        model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder, local_files_only=True))
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     model.load_state_dict(
         safetensors.torch.load_file(folder / "model.safetensors"), strict=not model.config.tie_word_embeddings
     )
