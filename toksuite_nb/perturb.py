@@ -1002,16 +1002,30 @@ def _versions(row: dict[str, Any], perturbation: Perturbation, call: _Call) -> _
             break
     if made and len(made) < call.variants:
         reason = _shortage(len(made), call.variants)
-    name, ids = perturbation.name, [_item_id(row["item_id"], perturbation.name, k, call) for k in range(len(made) + 1)]
+    name, ids = perturbation.name, [_item_id(row["item_id"], perturbation, k, call) for k in range(len(made) + 1)]
     versions = [_Version(ids[k], name, *fields, None) for k, fields in enumerate(made)]
     if len(made) < call.variants:
         versions.append(_Version(ids[-1], name, None, None, None, reason))
     return versions
 
 
-def _item_id(canonical_id: str, name: str, variant: int, call: _Call) -> str:
-    parts = [canonical_id, name] + [f"v{variant}"] * (variant > 0) + [call.target] * (call.target != "question")
-    return "/".join(parts + [f"s{call.severity:g}"] * (call.severity != 1))
+def _item_id(canonical_id: str, perturbation: Perturbation, variant: int, call: _Call) -> str:
+    strengths = _unnamed_strengths(perturbation)
+    parts = [
+        canonical_id,
+        perturbation.name,
+        f"v{variant}" if variant else "",
+        call.target * (call.target != "question"),
+    ]
+    parts += [f"s{call.severity:g}" if call.severity != 1 else "", f"steps{strengths}" if strengths else ""]
+    return "/".join(filter(None, [*parts, f"seed{call.seed}" if call.seed else ""]))
+
+
+def _unnamed_strengths(perturbation: Perturbation) -> str:
+    # a pipeline with a name of its own is known by it; the joined names of steps do not say how strong each is
+    steps = perturbation.edit.steps if isinstance(perturbation.edit, _Steps) else ()
+    named = perturbation.name != "_then_".join(name for name, _ in steps)
+    return "" if named or all(strength == 1 for _, strength in steps) else "-".join(f"{s:g}" for _, s in steps)
 
 
 _collisions = ("two options would be the same", "an option would become another option of the canonical item")

@@ -1077,6 +1077,11 @@ def cut_changes(
 ) -> pl.DataFrame:  # `tokenizer`, `item_id` and `cut_features`; one row per perturbed item and tokenizer
     "How much each perturbation changed the cut of each question; null where one side has no token."
     check_frame(items, item_schema, "cut_changes")
+    if same := items.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort().to_list():
+        raise ValueError(
+            f"cut_changes: item_id must be unique, got {len(same)} that stand in several rows: {same[:3]}. "
+            "Drop doubled rows, or give the items of each call ids of their own."
+        )
     named = tokenizers.items() if isinstance(tokenizers, Mapping) else ((None, spec) for spec in tokenizers)
     loaded = [load_tokenizer(spec, name) for name, spec in named]
     texts = {row["item_id"]: row for row in items.iter_rows(named=True)}
