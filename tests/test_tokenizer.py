@@ -896,6 +896,27 @@ def message(error):
     return str(error.value)
 
 
+@pytest.mark.parametrize(
+    "texts", [{1: "aa", "1": "b"}, pl.DataFrame({"text_id": ["1", "0", "1"], "text": ["aa", "c", "b"]})]
+)
+def test_texts_that_share_an_id_are_refused(texts):
+    with pytest.raises(ValueError, match=r"^tokenize: text_id must be unique, got \['1'\] more than once"):
+        tokenize(texts, ["bytes"])
+
+
+def test_tokenizers_whose_names_are_written_alike_are_refused():
+    with pytest.raises(ValueError, match=r"^tokenize: tokenizer names must be distinct, got \['1'\] more than once"):
+        tokenize(["a"], {1: "bytes", "1": "bytes"})
+
+
+def test_doubled_ids_are_named_in_linear_time():
+    ids = [f"t{k // 2}" for k in range(100_000)]
+    began = time.process_time()
+    with pytest.raises(ValueError, match="text_id must be unique"):
+        tokenize(pl.DataFrame({"text_id": ids, "text": ["a"] * len(ids)}), ["bytes"])
+    assert time.process_time() - began < 2
+
+
 def test_a_folder_without_tokenizer_files_is_named(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         load_tokenizer(tmp_path)

@@ -10,6 +10,7 @@ __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'Byt
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
 from contextlib import contextmanager
@@ -2056,15 +2057,9 @@ def _named_texts(texts: Any) -> dict[str, str]:
             raise ValueError(
                 f"tokenize: a frame of texts needs the columns text_id and text, got {texts.columns}. Rename them."
             )
-        ids = [str(i) for i in texts["text_id"]]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-        if twice:
-            raise ValueError(
-                f"tokenize: text_id must be unique, got {twice[:3]} more than once. Number the texts, or keep one row of each."
-            )
-        return dict(zip(ids, texts["text"].to_list(), strict=True))
+        return _by_id(texts["text_id"], texts["text"].to_list())
     if isinstance(texts, Mapping):
-        return {str(i): text for i, text in texts.items()}
+        return _by_id(texts, texts.values())
     if not isinstance(texts, Iterable):
         raise TypeError(
             f"tokenize: needs a list, a mapping or a frame of texts, got {type(texts).__name__}. Put the texts in a list."
@@ -2072,17 +2067,29 @@ def _named_texts(texts: Any) -> dict[str, str]:
     return {str(i): text for i, text in enumerate(texts)}
 
 
+def _by_id(ids: Iterable[Any], texts: Iterable[Any]) -> dict[str, str]:
+    "Texts by what their ids are written as, which no two share."
+    written = [str(i) for i in ids]
+    if twice := _repeated(written):
+        raise ValueError(
+            f"tokenize: text_id must be unique, got {twice[:3]} more than once. Number the texts, or keep one row of each."
+        )
+    return dict(zip(written, texts, strict=True))
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, n in Counter(names).items() if n > 1)
+
+
 def _loaded(tokenizers: Any, where: str) -> list[Tokenizer]:
     "Tokenizers with distinct names."
     if isinstance(tokenizers, Mapping):
-        return [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
-    if isinstance(tokenizers, (list, tuple)):
+        loaded = [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
+    elif isinstance(tokenizers, (list, tuple)):
         loaded = [load_tokenizer(spec) for spec in tokenizers]
     else:
         loaded = [load_tokenizer(tokenizers)]
-    names = [tokenizer.name for tokenizer in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := _repeated(tokenizer.name for tokenizer in loaded):
         raise ValueError(
             f"{where}: tokenizer names must be distinct, got {twice} more than once. Pass a mapping of name to tokenizer, or "
             "load_tokenizer(..., name=...)."
