@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from toksuite_nb.intrinsic import intrinsic
 from toksuite_nb.supervocab import token_keys
 from toksuite_nb.text import graphemes
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
@@ -894,6 +895,55 @@ def test_a_normaliser_that_looks_around_is_still_aligned():
 
 def message(error):
     return str(error.value)
+
+
+def letters(text):
+    return [ord(c) for c in text], [c.encode() for c in text]
+
+
+def test_a_function_that_gives_ids_and_pieces_is_a_tokenizer():
+    texts = {"face": "a 👩\u200d🔬é", "none": "", "fa": "می\u200cخواهم"}
+    found = tokenize(texts, {"mine": letters}, allow_empty=True)
+    assert found["tokenizer"].unique().to_list() == ["mine"]
+    for name, text in texts.items():
+        rows = found.filter(text_id=name)
+        assert rows["bytes"].to_list() == [c.encode() for c in text]
+        assert [text.encode()[a:b] for a, b in rows.select("start", "end").rows()] == [c.encode() for c in text]
+    split = load_tokenizer(lambda text: (list(text.encode()), [bytes([b]) for b in text.encode()]), name="split")
+    assert split.cut("👩").exact.all() and split.cut("").ids == []
+    assert tokenize(["é"], [split])["kind"].to_list() == ["partial character"] * 2
+    assert split.decode(split.encode(["é👩"])[0]) == "é👩"
+
+
+def test_a_function_with_the_pieces_of_all_ids_can_be_measured():
+    def split(text):
+        return list(text.encode()), [bytes([b]) for b in text.encode()]
+
+    corpus = pl.DataFrame({"text": ["The café 👩", "x = 1"], "lang": ["en", "en"]})
+    with pytest.raises(ValueError, match="Give the function an attribute pieces"):
+        intrinsic(corpus, {"split": split})
+    split.pieces = [bytes([b]) for b in range(256)]
+    found = intrinsic(corpus, {"split": split}).filter(metric="bytes_per_token")
+    assert found["value"].to_list() == [1.0] * found.height and found.height
+
+
+@pytest.mark.parametrize(
+    ("error", "function", "said"),
+    [
+        (TypeError, lambda text: list(text.encode()), "a function must return ids and pieces, got list"),
+        (TypeError, lambda text: ("ab", [b"a", b"b"]), "a function must return a list of whole numbers, got str"),
+        (ValueError, lambda text: ([1], [text]), "pieces must be bytes, got str"),
+        (ValueError, lambda text: ([1, 2], [text.encode()]), "each id needs one piece, got 2 ids and 1 pieces"),
+        (ValueError, lambda text: ([], []), "pieces must join to the text in UTF-8, got b'' for 'a b'"),
+        (ValueError, lambda text: ([7], [text.encode()]), "an id must stand for the same bytes everywhere, got b''"),
+        (ValueError, lambda text: ([-1], [text.encode()]), "ids must lie in [0, ...), got -1"),
+        (ValueError, lambda: None, "the function must take every text, got TypeError"),
+    ],
+)
+def test_a_function_whose_pieces_do_not_fit_is_refused(error, function, said):
+    with pytest.raises(error) as caught:
+        load_tokenizer(function, name="mine")
+    assert said in message(caught) and "'mine'" in message(caught)
 
 
 @pytest.mark.parametrize(

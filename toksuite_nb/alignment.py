@@ -253,6 +253,7 @@ def _side(
 ) -> pl.DataFrame:
     "Tokens of one side with their status."
     n = len(cut.ids)
+    own = tokenizer.described(cut.ids)
     ends = [end for _, end in edits]
     broken = [
         None if twin is not None else _breaker(start, end, edits, ends)
@@ -266,10 +267,10 @@ def _side(
             "side": pl.Series([side] * n, dtype=pl.String),
             "i": pl.Series(range(n), dtype=pl.Int64),
             "id": pl.Series(cut.ids, dtype=pl.Int64),
-            "bytes": pl.Series([tokenizer.pieces[i] for i in cut.ids], dtype=pl.Binary),
+            "bytes": own["bytes"],
             "start": pl.Series(cut.start, dtype=pl.Int64),
             "end": pl.Series(cut.end, dtype=pl.Int64),
-            "kind": pl.Series([tokenizer.kinds[i] for i in cut.ids], dtype=pl.String),
+            "kind": own["kind"],
             "status": pl.Series(status, dtype=pl.String),
             "twin": pl.Series(twins, dtype=pl.Int64),
             "edit": pl.Series(broken, dtype=pl.Int64),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
-           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'PythonTokenizer', 'TokenMonsterTokenizer',
-           'load_tokenizer', 'tokenize', 'losses']
+           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'CallableTokenizer', 'PythonTokenizer',
+           'TokenMonsterTokenizer', 'load_tokenizer', 'tokenize', 'losses']
 
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
@@ -418,6 +418,13 @@ class Tokenizer:
         return pl.DataFrame(
             {"bytes": pl.Series(self.pieces, dtype=pl.Binary), "kind": pl.Series(self.kinds, dtype=pl.String)}
         )
+
+    def described(
+        self,
+        ids: Sequence[int] | np.ndarray,  # Ids of this tokenizer, as in a cut
+    ) -> pl.DataFrame:  # `bytes`, `kind`; one row per token
+        "Bytes and kind of each token."
+        return self._rows[np.asarray(ids, dtype=np.int64)]
 
     @cached_property
     def content_hash(self) -> str:  # 32 hexadecimal digits
@@ -1358,6 +1365,102 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
     return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
 
+# %% ../nbs/20_tokenizer.ipynb #97ab03d5
+class CallableTokenizer(Tokenizer):
+    "A function `text -> (ids, pieces)`, whose pieces are the bytes of each token and join to the text."
+
+    def __init__(
+        self,
+        library: Any,  # The function; with an attribute `pieces`, the bytes of each id, its whole vocabulary is known
+        name: str,  # Shown in frames
+    ) -> None:
+        self.library = library
+        known = getattr(library, "pieces", None)
+        _check_pieces(known, 0 if known is None else len(known), name)
+        self._known = None if known is None else list(known)
+        self._met = {i: piece for i, piece in enumerate(known or ()) if piece is not None}
+        super().__init__(name, 0 if known is None else len(known), {})
+        first = self._encode(_probes)
+        if any(self._encode(_probes) != first for _ in range(5)):
+            raise ValueError(
+                f"load_tokenizer: a function must give the same ids for the same text, got others from {name!r}. "
+                "Switch off its dropout or sampling."
+            )
+
+    @property
+    def pieces(self) -> list[bytes | None]:
+        if self._known is None:
+            raise ValueError(
+                f"load_tokenizer: this needs the bytes of every id, got a function that tells those of its own tokens only, for {self.name!r}. "
+                "Give the function an attribute pieces: the UTF-8 bytes of each id, or None."
+            )
+        return self._known
+
+    def described(self, ids: Sequence[int] | np.ndarray) -> pl.DataFrame:
+        known = [(int(i), self._met[int(i)]) for i in ids]
+        return pl.DataFrame(
+            {
+                "bytes": [piece for _, piece in known],
+                "kind": [_kind(i, piece, None, frozenset()) for i, piece in known],
+            },
+            schema={"bytes": pl.Binary, "kind": pl.String},
+        )
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [self._read(text) for text in texts]
+
+    def _read(self, text: str) -> list[int]:
+        try:
+            found = self.library(text)
+        except Exception as error:
+            raise ValueError(
+                f"encode: the function must take every text, got {type(error).__name__}: {str(error)[:120]!r} for {text[:40]!r} from "
+                f"{self.name!r}. Correct it, or leave the text out."
+            ) from error
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(
+                f"load_tokenizer: a function must return ids and pieces, got {type(found).__name__} {str(found)[:60]!r} from {self.name!r}. "
+                "Return (ids, pieces): the number and the UTF-8 bytes of each token."
+            )
+        ids, pieces = _plain_ids(found[0], self.name, "load_tokenizer: a function must return"), list(found[1])
+        if problem := self._misfit(text, ids, pieces):
+            raise ValueError(f"encode: {problem} for {text[:40]!r} from {self.name!r}. Correct what it returns.")
+        self._met.update(zip(ids, pieces, strict=True))
+        self.vocab_size = max([self.vocab_size, *(i + 1 for i in ids)])
+        return ids
+
+    def _misfit(self, text: str, ids: list[int], pieces: list[Any]) -> str:
+        "What is wrong with the tokens of a text; empty if nothing."
+        if wrong := [piece for piece in pieces if not isinstance(piece, bytes)]:
+            return f"pieces must be bytes, got {type(wrong[0]).__name__} {str(wrong[0])[:20]!r}"
+        if len(pieces) != len(ids):
+            return f"each id needs one piece, got {len(ids)} ids and {len(pieces)} pieces"
+        if b"".join(pieces) != text.encode():
+            return f"pieces must join to the text in UTF-8, got {b''.join(pieces)[:40]!r}"
+        if odd := [i for i in ids if i < 0 or (self._known is not None and i >= len(self._known))]:
+            bounds = "[0, ...)" if self._known is None else f"[0, {len(self._known)})"
+            return f"ids must lie in {bounds}, got {odd[0]}"
+        here: dict[int, bytes] = {}
+        for i, piece in zip(ids, pieces, strict=True):
+            first = self._met.get(i, here.setdefault(i, piece))
+            if first != piece:
+                return f"an id must stand for the same bytes everywhere, got {first!r} and {piece!r} for id {i}"
+        return ""
+
+    def _decode(self, ids: list[int]) -> str:
+        if unmet := [i for i in ids if i not in self._met]:
+            raise ValueError(
+                f"decode: ids must be known by their bytes, got {unmet[0]} from {self.name!r}. Encode a text that has it first, or "
+                "give the function an attribute pieces."
+            )
+        return b"".join(self._met[i] for i in ids).decode("utf-8", "replace")
+
+    def _content(self) -> Any:
+        return [type(self.library).__name__, self._known, self._encode(_probes)]
+
+    def _cut(self, text: str, ids: list[int]) -> Cut:
+        return _assemble(text, ids, [self._met[i] for i in ids], text, lambda: None, None)
+
 # %% ../nbs/20_tokenizer.ipynb #6b0c5d22
 class PythonTokenizer(ObjectTokenizer):
     "A Python tokenizer of `transformers`, whose `tokenize` says how each token is written."
@@ -1554,7 +1657,7 @@ def _stream_spans(
 
 # %% ../nbs/20_tokenizer.ipynb #91f5d82a
 def load_tokenizer(
-    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; `"cl100k_base"` and its like; `"tokenmonster:NAME"`; an object
+    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; `"cl100k_base"` and its like; `"tokenmonster:NAME"`; an object, or a function text -> (ids, pieces)
     name: str | None = None,  # Shown in frames; by default the name, the folder's name, or the object's own
     *,
     pattern: str
@@ -1938,9 +2041,11 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
             return _from_tekken(inner, name or "tekken")
         return SentencePieceTokenizer(inner._model, name or "mistral-spm")
     if not (callable(getattr(library, "encode", None)) and callable(getattr(library, "decode", None))):
+        if callable(library) and not isinstance(library, type):
+            return CallableTokenizer(library, name or str(getattr(library, "__name__", type(library).__name__)))
         raise TypeError(
             f"load_tokenizer: needs a name, a path or an object with encode and decode, got {type(library).__name__}. "
-            "Wrap it in a class with encode(text) -> ids and decode(ids) -> text."
+            "Wrap it in a class with encode(text) -> ids and decode(ids) -> text, or in a function text -> (ids, pieces)."
         )
     label = name or Path(str(getattr(library, "name_or_path", "") or type(library).__name__)).name
     backend = getattr(library, "backend_tokenizer", None)
@@ -1995,7 +2100,7 @@ def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut], add
     stack = [np.zeros(0, dtype=np.int64)]
     n = len(ids)
     text = np.repeat(np.arange(len(sizes)), sizes)
-    own = tokenizer._rows[ids]
+    own = tokenizer.described(ids)
     return pl.DataFrame(
         {
             "tokenizer": pl.repeat(tokenizer.name, n, dtype=pl.String, eager=True),
