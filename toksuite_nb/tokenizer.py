@@ -1346,6 +1346,9 @@ def _plain_ids(ids: Any, name: str, rule: str = "load_tokenizer: encode must ret
         ) from None
 
 
+_longest_group = 64  # Tokens after which those that decode to no stretch of the text share the rest of it
+
+
 def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     "Spans of tokens that are only known by what they decode to, alone or in the smallest groups."
     whole = tokenizer.library.decode(ids)
@@ -1354,6 +1357,8 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     target, cursor, group = mapped.target, 0, 0
     first, last = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     for k in range(len(ids)):
+        if k - group >= _longest_group:
+            break
         piece = tokenizer.library.decode(ids[group : k + 1]).encode()
         at = next((p for p in (piece, b" " + piece) if target.startswith(p, cursor)), None)
         if at is not None and (b"\xef\xbf\xbd" not in piece or k == len(ids) - 1):
@@ -1361,9 +1366,13 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
             cursor, group = cursor + len(at), k + 1
     first[group:], last[group:] = cursor, len(target)
     start, end = mapped.spans(first, last)
-    alone = np.array([tokenizer.pieces[i] == target[a:b] for i, a, b in zip(ids, first, last, strict=True)], dtype=bool)
+    known = [tokenizer.pieces[i] for i in ids]
+    alone = [
+        p is not None and len(p) == b - a and target.startswith(p, a)
+        for p, a, b in zip(known, first, last, strict=True)
+    ]
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
-    return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
+    return Cut(text, ids, start, end, np.array(alone, dtype=bool), _lost(mapped, first, last, missing, mapped))
 
 # %% ../nbs/20_tokenizer.ipynb #97ab03d5
 class CallableTokenizer(Tokenizer):
