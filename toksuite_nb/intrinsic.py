@@ -1042,7 +1042,7 @@ class _Stream:
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         "The slice, after a look at it, with its words where they are given."
         for lang in frame["lang"].unique(maintain_order=True):
-            self.segmenters.setdefault(lang, self._segmenter_text(check_lang(lang, "intrinsic"), frame))
+            self.segmenters.setdefault(lang, self._segmenter_text(lang, frame))
         sizes = frame["text"].str.len_bytes()
         empty = (sizes.fill_null(0) == 0).arg_true()
         if len(empty):
@@ -1065,12 +1065,19 @@ class _Stream:
             "text", "lang", "set_id", *([] if words is None else [pl.Series("words", words, dtype=pl.List(pl.String))])
         )
 
-    def _segmenter_text(self, lang: str, frame: pl.DataFrame) -> str:
+    def _segmenter_text(self, lang: str | None, frame: pl.DataFrame) -> str:
+        if lang in (None, "", "all"):
+            raise ValueError(
+                f"intrinsic: lang must name the language of each text, got {lang!r}. Give a code such as 'de'; in the results 'all' stands for "
+                "the whole corpus."
+            )
         if "words" in frame.columns:
             return "given words"
         if self.segmenter is not None:
             return getattr(self.segmenter, "__qualname__", type(self.segmenter).__name__)
-        return _segmenter_texts[lang] + ("; each other mark or symbol alone" if self.punctuation else "")
+        return _segmenter_texts[check_lang(lang, "intrinsic")] + (
+            "; each other mark or symbol alone" if self.punctuation else ""
+        )
 
     def _words(self, frame: pl.DataFrame) -> list[list[str]] | None:
         "Words that were given, or come from a given function: stripped, without empty ones."
@@ -1288,7 +1295,8 @@ def intrinsic(
     tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
     *,
     reference: str = "en",  # Language that parity is measured against
-    lang: str | None = None,  # Language of texts that come without a column `lang`
+    lang: str
+    | None = None,  # Language of texts that come without a column `lang`; any code where words or a segmenter are given
     segmenter: Callable[[str, str], Sequence[str]]
     | None = None,  # Words of a text in a language; None is `toksuite_nb.text.words`
     punctuation: bool = False,  # Count each mark and symbol outside the words as a word, as the published segmenters (spaCy, jieba) do
@@ -1330,7 +1338,7 @@ def _measure(
     seed: int,
 ) -> _Measured:
     "The pass itself."
-    wanted = _checked_options(metrics, reference, lang, segmenter, alphas, draws)
+    wanted = _checked_options(metrics, segmenter, alphas, draws)
     added = dict(special_tokens or {})
     if unknown := sorted(set(added) - {tokenizer.name for tokenizer in loaded}):
         raise ValueError(
@@ -1362,6 +1370,8 @@ def _measure(
         waiting.append((page.words_only(), read[page.lang]))
         read[page.lang] += len(page.texts)
     _settle(waiting, readers, tallies)
+    if reference not in read:
+        check_lang(reference, "intrinsic")
     draw = _Draws(seed, draws)
     sets = _sets(parallel, len(readers))
     rows = [
@@ -1388,8 +1398,6 @@ def _measure(
 
 def _checked_options(
     metrics: Sequence[str] | None,
-    reference: str,
-    lang: str | None,
     segmenter: object,
     alphas: Sequence[float],
     draws: int,
@@ -1399,8 +1407,6 @@ def _checked_options(
         raise UnknownName(
             f"intrinsic: unknown metric {unknown[0]!r}. Known are {list(_metric_names)}.{nearest(unknown[0], _metric_names)}"
         )
-    for code in (reference, *([] if lang is None else [lang])):
-        check_lang(code, "intrinsic")
     if segmenter is not None and not callable(segmenter):
         raise TypeError(
             f"intrinsic: segmenter must be a function of text and language, got {type(segmenter).__name__}. "
