@@ -359,16 +359,20 @@ def _cached(name, make):
 # pieces, kinds, specials
 
 
-def test_pieces_are_what_ids_decode_to():
-    for name in ("bpe", "unigram", "wordpiece-cased", "sp-bpe-fallback", "tekken", "mistral-spm"):
-        tokenizer = tokenizer_named(name)
-        assert len(tokenizer.pieces) == tokenizer.vocab_size == len(tokenizer.kinds)
-        for i in range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 400)):
-            piece = tokenizer.pieces[i]
-            if piece is not None and tokenizer.kinds[i] == "whole" and "\ufffd" not in piece.decode():
-                assert tokenizer.decode([i]).strip().removeprefix("##") == piece.decode().strip().removeprefix("##"), (
-                    f"{name}: id {i}"
-                )
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "bpe-added"])
+def test_pieces_are_what_ids_decode_to(name):
+    tokenizer = tokenizer_named(name)
+    assert len(tokenizer.pieces) == tokenizer.vocab_size == len(tokenizer.kinds)
+    whole = {i: p.decode() for i, p in enumerate(tokenizer.pieces) if p is not None and tokenizer.kinds[i] == "whole"}
+    # decoders drop the space at the front of a text, and WordPiece writes ## there: pieces are read behind another too
+    lead = next(i for i, piece in whole.items() if piece.strip().isalpha() and tokenizer.decode([i]))
+    head = tokenizer.decode([lead])
+    wrong = {
+        i: piece
+        for i, piece in whole.items()
+        if piece not in (tokenizer.decode([i]), tokenizer.decode([lead, i]).removeprefix(head))
+    }
+    assert not wrong, f"{len(wrong)} of {len(whole)}: {list(wrong.items())[:3]}"
 
 
 def test_kinds_tell_fallback_partial_and_unknown_apart():
