@@ -508,6 +508,18 @@ def test_item_ids_say_what_departs_from_the_defaults():
     ]
 
 
+@pytest.mark.parametrize("severity", [0.5, 1.0])
+@pytest.mark.parametrize("text", [r"Let \mathbb R be it", r"the x \mid x in y", r"so \frac{a_{b_{c}}}{d} is one"])
+def test_commands_of_latex_stay_whole_without_dollars(text, severity):
+    (command,) = regex.findall(r"\\[a-z]+(?: |\{.*\})", text)
+    for name in perturbations("en")["name"]:
+        for seed in range(3):
+            made = perturb(text, name, "en", seed=seed, severity=severity)
+            if isinstance(made, EditedText) and get_perturbation(name).protects:
+                assert command in made.text, f"{name}: {made.text!r}"
+    assert command in perturb(text, "space_removal", "en", seed=0).text
+
+
 def test_items_of_several_calls_have_ids_of_their_own():
     both = [("keyboard_proximity", "uppercase"), (("keyboard_proximity", 0.3), "uppercase")]
     calls = [
