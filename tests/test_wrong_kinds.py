@@ -39,6 +39,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     from toksuite_nb.finetune import FinetuneConfig, Task
     from toksuite_nb.gradients import Gram, examples_from_text
+    from toksuite_nb.items import load_benchmark
+    from toksuite_nb.perturb import perturb_items
 
     class Model:
         config = None
@@ -51,6 +53,11 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
 
         def encode(self, texts):
             return [[b + 3 for b in t.encode()] for t in texts]
+
+    items = load_benchmark(lang="en").head(2)
+
+    def perturbed(**options):
+        return lambda: perturb_items(items, "uppercase", **options)
 
     curve, whole, rows = (
         {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
@@ -171,6 +178,22 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             lambda: examples_from_text("bytes", ["a"], [3]),
             "answers must be a sequence of strings, got 3",
         ),
+        "no variants": (perturbed(variants=0), "whole number >= 1, got 0. Ask for one or more variants."),
+        "no workers": (perturbed(workers=0), "whole number >= 1, got 0. Ask for one or more workers."),
+        "an unknown target": (perturbed(target="x"), "got 'x'. Pass 'question' for the question alone, 'choices' for"),
+        "a number to protect": (perturbed(protect=[5]), "got 5. Give the words to keep, or re.compile(...) of them."),
+        "a bare number to protect": (
+            perturbed(protect=5),
+            "got 5. Give the words to keep, or re.compile(...) of them.",
+        ),
+        "a perturbation twice": (
+            lambda: perturb_items(items, ["uppercase", "uppercase"]),
+            "got ['uppercase', 'uppercase']. Name each perturbation once.",
+        ),
+        "perturbed items": (
+            lambda: perturb_items(perturb_items(items, "uppercase"), "lowercase"),
+            "Pass canonical items that toksuite_nb.items.audit accepts",
+        ),
         "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",
@@ -196,6 +219,11 @@ def answers() -> dict[str, str]:
 @pytest.mark.parametrize("name", calls())
 def test_wrong_kinds_are_named(name, answers):
     assert calls()[name][1] in answers[name]
+
+
+def test_advice_belongs_to_the_argument_that_is_wrong(answers):
+    names = ("no variants", "no workers", "an unknown target", "a number to protect", "a perturbation twice")
+    assert not [name for name in names if "canonical items" in answers[name]]
 
 
 if __name__ == "__main__":

@@ -805,7 +805,8 @@ def perturb_items(
 ) -> pl.DataFrame:  # Items frame of the perturbed rows, including those that were not applicable
     "The perturbed versions of canonical items, each beside the id of its own canonical item."
     names = [names] if isinstance(names, str) else list(names)
-    kept: list[Any] = [protect] if isinstance(protect, str) or hasattr(protect, "finditer") else list(protect)
+    alone = isinstance(protect, str) or not isinstance(protect, Iterable)
+    kept: list[Any] = [protect] if alone else list(protect)
     _check_call(items, names, seed, severity, variants, target, kept, workers)
     call = _Call(seed, float(severity), variants, target, tuple(kept), protect_answer)
     rows = list(items.iter_rows(named=True))
@@ -945,24 +946,27 @@ def _check_call(
         check_lang(lang, where)
     _check_severity(severity, where)
     derive_rng(seed)
-    problems = ["names must be distinct and at least one, got " + repr(names)] * (
-        not names or len({str(name) for name in names}) < len(names)
-    )
+    problems: list[tuple[str, str]] = []  # what is wrong, and what to do about it
+    if not names or len({str(name) for name in names}) < len(names):
+        problems.append((f"names must be distinct and at least one, got {names!r}", "Name each perturbation once."))
     for what, value in (("variants", variants), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            problems.append(f"{what} must be a whole number >= 1, got {value!r}")
+            advice = f"Ask for one or more {what}."
+            problems.append((f"{what} must be a whole number >= 1, got {value!r}", advice))
     if target not in _targets:
-        problems.append(f"target must be one of {list(_targets)}, got {target!r}")
+        advice = "Pass 'question' for the question alone, 'choices' for the options."
+        problems.append((f"target must be one of {list(_targets)}, got {target!r}", advice))
     if wrong := [rule for rule in protect if not hasattr(rule, "finditer") and not (isinstance(rule, str) and rule)]:
-        problems.append(
-            f"protect must hold strings and compiled patterns, as a span is one of a single text, got {wrong[0]!r}"
-        )
-    problems += _unfit(items)
+        rule = f"protect must hold strings and compiled patterns, as a span is one of a single text, got {wrong[0]!r}"
+        problems.append((rule, "Give the words to keep, or re.compile(...) of them."))
+    advice = (
+        "Pass canonical items that toksuite_nb.items.audit accepts, "
+        "e.g. items.filter(pl.col('perturbation') == 'canonical')."
+    )
+    problems += [(rule, advice) for rule in _unfit(items)]
     if problems:
-        raise ValueError(
-            f"{where}: {'; '.join(problems)}. Pass canonical items that toksuite_nb.items.audit accepts, "
-            "e.g. items.filter(pl.col('perturbation') == 'canonical')."
-        )
+        rules, advised = zip(*problems, strict=True)
+        raise ValueError(f"{where}: {'; '.join(rules)}. {' '.join(dict.fromkeys(advised))}")
 
 
 def _unfit(items: pl.DataFrame) -> list[str]:
