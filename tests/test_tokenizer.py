@@ -23,8 +23,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from toksuite_nb.intrinsic import intrinsic
-from toksuite_nb.supervocab import token_keys
+from toksuite_nb.alignment import cut_shift_tokens, cut_shifts
+from toksuite_nb.card import compare_cards
+from toksuite_nb.edits import Edit, EditedText
+from toksuite_nb.intrinsic import compare, intrinsic, overlap
+from toksuite_nb.items import load_benchmark
+from toksuite_nb.perturb import perturb_items
+from toksuite_nb.robustness import cut_changes
+from toksuite_nb.supervocab import super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
 from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
 
@@ -981,6 +987,41 @@ def test_texts_that_share_an_id_are_refused(texts):
 def test_tokenizers_whose_names_are_written_alike_are_refused():
     with pytest.raises(ValueError, match=r"^tokenize: tokenizer names must be distinct, got \['1'\] more than once"):
         tokenize(["a"], {1: "bytes", "1": "bytes"})
+
+
+def several(tokenizers):
+    "What each function that takes several tokenizers says of them."
+    edited = {"a": EditedText("blue", (Edit(0, 1, "b", "B"),))}
+    items = perturb_items(load_benchmark(lang="en").head(1), "uppercase")
+    items = pl.concat([load_benchmark(lang="en").head(1).select(items.columns), items])
+    return [
+        tokenize(["a b"], tokenizers),
+        intrinsic(["a b"], tokenizers, lang="en", draws=0),
+        compare(tokenizers, ["a b"], lang="en", draws=0).metrics,
+        overlap(tokenizers),
+        cut_shifts(edited, tokenizers),
+        cut_shift_tokens(edited, tokenizers),
+        cut_changes(items, tokenizers),
+        compare_cards(tokenizers),
+        super_vocabulary(tokenizers).overlap(),
+    ]
+
+
+@pytest.mark.parametrize("given", ["bytes", load_tokenizer("bytes"), {"bytes": "bytes"}])
+def test_one_tokenizer_alone_is_a_list_of_one(given):
+    for alone, listed in zip(several(given), several(["bytes"]), strict=True):
+        assert alone.equals(listed) and alone.height
+
+
+def test_names_of_several_tokenizers_must_differ_everywhere():
+    for call in (
+        lambda: cut_shifts({}, ["bytes", "bytes"]),
+        lambda: cut_shift_tokens({}, ["bytes", "bytes"]),
+        lambda: compare_cards(["bytes", "bytes"]),
+        lambda: super_vocabulary(["bytes", "bytes"]),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+: tokenizer names must be distinct, got \['bytes'\] more than once"):
+            call()
 
 
 def test_doubled_ids_are_named_in_linear_time():

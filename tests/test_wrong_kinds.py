@@ -19,6 +19,7 @@ NAN = float("nan")
 
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
+    from toksuite_nb.alignment import align, boundary_agreement
     from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
@@ -177,6 +178,19 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "a number as an answer": (
             lambda: examples_from_text("bytes", ["a"], [3]),
             "answers must be a sequence of strings, got 3",
+        ),
+        "ids for spans": (
+            lambda: align([464, 3], [(0, 1)]),
+            "align: spans must be pairs (start, end) of byte offsets, got 464 for token 0 of a. Give tokenizer.spans(text)",
+        ),
+        "lists of ids for spans": (lambda: align([(0, 1)], [[464, 3, 5]]), "got [464, 3, 5] for token 0 of b"),
+        "ids for boundaries": (
+            lambda: boundary_agreement([(0, 1)], [464], 3),
+            "boundary_agreement: spans must be pairs (start, end) of byte offsets, got 464 for token 0 of b.",
+        ),
+        "one number for spans": (
+            lambda: align(5, []),
+            "align: spans must be pairs (start, end) of byte offsets, got 5",
         ),
         "no variants": (perturbed(variants=0), "whole number >= 1, got 0. Ask for one or more variants."),
         "no workers": (perturbed(workers=0), "whole number >= 1, got 0. Ask for one or more workers."),

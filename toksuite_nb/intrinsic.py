@@ -33,7 +33,7 @@ from toksuite_nb.tokenizer import (
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
-    load_tokenizer,
+    load_tokenizers,
 )
 
 # %% ../nbs/22_intrinsic.ipynb #5749ac93
@@ -132,11 +132,12 @@ overlap_schema = FrameSchema(
 
 
 def overlap(
-    tokenizers: Any,  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `overlap_schema`; one row per ordered pair, each with itself too
     "How many tokens tokenizers share, on the bytes the tokens decode to."
     sets = {
-        tokenizer.name: {piece for piece in tokenizer.pieces if piece} for tokenizer in _named(tokenizers, "overlap")
+        tokenizer.name: {piece for piece in tokenizer.pieces if piece}
+        for tokenizer in load_tokenizers(tokenizers, "overlap")
     }
     rows = []
     for a, mine in sets.items():
@@ -148,22 +149,6 @@ def overlap(
 # %% ../nbs/22_intrinsic.ipynb #dad47d07
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def _named(tokenizers: Any, where: str) -> list[Tokenizer]:
-    "Loaded tokenizers; their names must differ."
-    if isinstance(tokenizers, Mapping):
-        loaded = [load_tokenizer(spec, name) for name, spec in tokenizers.items()]
-    else:
-        loaded = [
-            load_tokenizer(spec) for spec in (tokenizers if isinstance(tokenizers, (list, tuple)) else [tokenizers])
-        ]
-    names = [tokenizer.name for tokenizer in loaded]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{where}: needs at least one tokenizer and distinct names, got {names}. Pass a mapping of name to tokenizer."
-        )
-    return loaded
 
 # %% ../nbs/22_intrinsic.ipynb #cf84f73e
 _run, _letter, _mark, _han, _digit, _join, _apostrophe, _sign, _seen = (1 << k for k in range(9))
@@ -1292,7 +1277,7 @@ class _Tally:
 # %% ../nbs/22_intrinsic.ipynb #255623f3
 def intrinsic(
     texts: Any,  # Frame with `text`, `lang`, and optionally `set_id` and `words`; or an iterator of frames, or of texts (then give `lang`)
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     reference: str = "en",  # Language that parity is measured against
     lang: str
@@ -1309,7 +1294,7 @@ def intrinsic(
     seed: int = 0,  # Seed of the bootstrap
 ) -> pl.DataFrame:  # `metric_schema`
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
-    loaded = _named(tokenizers, "intrinsic")
+    loaded = load_tokenizers(tokenizers, "intrinsic")
     return _measure(
         texts, loaded, reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed
     ).metrics
@@ -1660,7 +1645,7 @@ class Comparison:
 
 
 def compare(
-    tokenizers: Any,  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     texts: Any,  # What `intrinsic` takes
     *,
     reference: str = "en",  # Language that parity is measured against
@@ -1673,7 +1658,7 @@ def compare(
     seed: int = 0,  # Seed of the bootstrap
 ) -> Comparison:  # Frames to read and to draw
     "Tokenizers side by side: every intrinsic metric in every language and over all, what vocabularies share, and who pays."
-    loaded = _named(tokenizers, "compare")
+    loaded = load_tokenizers(tokenizers, "compare")
     measured = _measure(
         texts, loaded, reference, lang, segmenter, punctuation, special_tokens, (1, 2, 2.5), metrics, draws, seed
     )

@@ -44,7 +44,7 @@ from .perturb import perturbations
 from .score import choice_scores
 from .store import data_path
 from .text import languages
-from .tokenizer import load_tokenizer
+from .tokenizer import load_tokenizers
 
 # %% ../nbs/33_robustness.ipynb #3f03ee7a
 def verdicts(
@@ -1074,7 +1074,7 @@ cut_features = ("tokens", "moved", "touched", "boundaries", "fallback", "unknown
 
 def cut_changes(
     items: pl.DataFrame,  # `item_schema`; canonical items and perturbed items with their edits
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `tokenizer`, `item_id` and `cut_features`; one row per perturbed item and tokenizer
     "How much each perturbation changed the cut of each question; null where one side has no token."
     check_frame(items, item_schema, "cut_changes")
@@ -1083,8 +1083,7 @@ def cut_changes(
             f"cut_changes: item_id must be unique, got {len(same)} that stand in several rows: {same[:3]}. "
             "Drop doubled rows, or give the items of each call ids of their own."
         )
-    named = tokenizers.items() if isinstance(tokenizers, Mapping) else ((None, spec) for spec in tokenizers)
-    loaded = [load_tokenizer(spec, name) for name, spec in named]
+    loaded = load_tokenizers(tokenizers, "cut_changes", fewest=0)
     texts = {row["item_id"]: row for row in items.iter_rows(named=True)}
     rows = []
     for row in texts.values():

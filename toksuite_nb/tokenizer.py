@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
            'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'CallableTokenizer', 'PythonTokenizer',
-           'TokenMonsterTokenizer', 'load_tokenizer', 'tokenize', 'losses']
+           'TokenMonsterTokenizer', 'load_tokenizer', 'load_tokenizers', 'tokenize', 'losses']
 
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
@@ -2068,16 +2068,45 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
         return PythonTokenizer(library, label)
     return ObjectTokenizer(library, label)
 
+# %% ../nbs/20_tokenizer.ipynb #b1d673e9
+def load_tokenizers(
+    tokenizers: Any,  # Mapping of name to what `load_tokenizer` takes, a list of it, or one alone
+    where: str,  # Public function that asks, for the message
+    *,
+    fewest: int = 1,  # How many there must be
+) -> list[Tokenizer]:  # In order
+    "Tokenizers with distinct names."
+    if isinstance(tokenizers, Mapping):
+        loaded = [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
+    elif isinstance(tokenizers, Iterable) and not hasattr(tokenizers, "encode"):  # a name has it, as tokenizers do
+        loaded = [load_tokenizer(spec) for spec in tokenizers]
+    else:
+        loaded = [load_tokenizer(tokenizers)]
+    if len(loaded) < fewest:
+        raise ValueError(
+            f"{where}: needs at least one tokenizer, got none. Pass for instance {{'bytes': 'bytes', 'tekken': 'tekken'}}."
+        )
+    if twice := _repeated(tokenizer.name for tokenizer in loaded):
+        raise ValueError(
+            f"{where}: tokenizer names must be distinct, got {twice} more than once. Pass a mapping of name to tokenizer, or "
+            "load_tokenizer(..., name=...)."
+        )
+    return loaded
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, n in Counter(names).items() if n > 1)
+
 # %% ../nbs/20_tokenizer.ipynb #440eac94
 def tokenize(
     texts: Any,  # List of texts (`text_id` is the position), mapping of `text_id` to text, or frame with `text_id` and `text`
-    tokenizers: Any,  # List of tokenizers (or what `load_tokenizer` takes), or mapping of name to them
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     allow_empty: bool = False,  # Let empty texts pass; they give no rows
     add_special: bool = False,  # Count the special tokens that each library puts around a text by default: rows with `special`, of no byte
 ) -> pl.DataFrame:  # `token_schema`, and `route`
     "Every token of every text under every tokenizer, with its bytes and its verified byte span."
-    named, loaded = _named_texts(texts), _loaded(tokenizers, "tokenize")
+    named, loaded = _named_texts(texts), load_tokenizers(tokenizers, "tokenize", fewest=0)
     _check_texts("tokenize", list(named.values()))
     empty = [text_id for text_id, text in named.items() if not text]
     if empty and not allow_empty:
@@ -2189,26 +2218,6 @@ def _by_id(ids: Iterable[Any], texts: Iterable[Any]) -> dict[str, str]:
             f"tokenize: text_id must be unique, got {twice[:3]} more than once. Number the texts, or keep one row of each."
         )
     return dict(zip(written, texts, strict=True))
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return sorted(name for name, n in Counter(names).items() if n > 1)
-
-
-def _loaded(tokenizers: Any, where: str) -> list[Tokenizer]:
-    "Tokenizers with distinct names."
-    if isinstance(tokenizers, Mapping):
-        loaded = [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
-    elif isinstance(tokenizers, (list, tuple)):
-        loaded = [load_tokenizer(spec) for spec in tokenizers]
-    else:
-        loaded = [load_tokenizer(tokenizers)]
-    if twice := _repeated(tokenizer.name for tokenizer in loaded):
-        raise ValueError(
-            f"{where}: tokenizer names must be distinct, got {twice} more than once. Pass a mapping of name to tokenizer, or "
-            "load_tokenizer(..., name=...)."
-        )
-    return loaded
 
 # %% ../nbs/20_tokenizer.ipynb #9718329f
 def losses(
