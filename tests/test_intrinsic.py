@@ -605,8 +605,8 @@ def test_words_are_told_apart_by_more_than_their_ends():
         (lambda: intrinsic(["a", 1], ["bytes"], lang="en"), TypeError, "text must be a str, got int"),
         (lambda: intrinsic(["a"], ["bytes"], lang="english"), ValueError, "For english|known language"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", reference="xx"), ValueError, "got 'xx'"),
-        (lambda: intrinsic(["a"], [], lang="en"), ValueError, "at least one tokenizer and distinct names, got \\[\\]"),
-        (lambda: intrinsic(["a"], ["bytes", "bytes"], lang="en"), ValueError, "distinct names"),
+        (lambda: intrinsic(["a"], [], lang="en"), ValueError, "intrinsic: needs at least one tokenizer, got none"),
+        (lambda: intrinsic(["a"], ["bytes", "bytes"], lang="en"), ValueError, "intrinsic: tokenizer names must be distinct"),
         (lambda: intrinsic({"a": "b"}, ["bytes"], lang="en"), TypeError, "got dict"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", segmenter="spacy"), TypeError, "segmenter must be a function"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=[-1]), ValueError, "alphas and draws must be >= 0"),
@@ -617,7 +617,7 @@ def test_words_are_told_apart_by_more_than_their_ends():
                                     pl.DataFrame({"text": ["a"], "lang": ["en"], "words": [["a"]]})]), ["bytes"]),
             ValueError, "for all frames or for none",
         ),
-        (lambda: compare(["bytes", "bytes"], ["a"], lang="en"), ValueError, "compare: needs at least one tokenizer"),
+        (lambda: compare(["bytes", "bytes"], ["a"], lang="en"), ValueError, "compare: tokenizer names must be distinct"),
         (lambda: overlap([]), ValueError, "overlap: needs at least one tokenizer"),
     ],
 )  # fmt: skip
@@ -640,3 +640,40 @@ def test_long_texts_and_empty_words_pass(zoo):
         pcw(np.array([])),
         parity(np.array([]), np.array([]), aggregation="ratio_of_sums"),
     ) == (None,) * 3
+
+
+def test_other_languages_are_measured_where_words_are_given():
+    frame = pl.DataFrame(
+        {
+            "text": ["Der blaue Himmel", "Gökyüzü mavi", "Der Hund", "köpek"],
+            "lang": ["de", "tr"] * 2,
+            "set_id": ["1", "1", "2", "2"],
+            "words": [["Der", "blaue", "Himmel"], ["Gökyüzü", "mavi"], ["Der", "Hund"], ["köpek"]],
+        }
+    )
+    found = intrinsic(frame, ["bytes"], metrics=["bytes_per_token", "fertility"], draws=0)
+    assert found.filter(lang="de", metric="bytes_per_token")["value"].item() == 1.0
+    assert found.filter(lang="de", metric="fertility")["value"].item() == 21 / 5
+    against = intrinsic(frame, ["bytes"], metrics=["parity"], reference="de", draws=0)
+    assert against.filter(lang="tr", aggregation="ratio_of_sums")["value"].item() == 21 / 24
+    text = frame.select("text", lang=pl.lit("de"))
+    split = intrinsic(text, ["bytes"], segmenter=lambda text, lang: text.split(), metrics=["fertility"], draws=0)
+    assert split["lang"].unique().to_list() == ["de"]
+    lone = intrinsic(frame.select("text", "words"), ["bytes"], lang="de", metrics=["bytes_per_token"])
+    assert lone["value"].item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "said"),
+    [
+        ({"lang": ["de"]}, {}, "lang must be a known language, got 'de'"),
+        ({"lang": ["en"], "words": [["a"]]}, {"reference": "dde"}, "lang must be a known language, got 'dde'"),
+        ({"lang": ["all"], "words": [["a"]]}, {}, "lang must name the language of each text, got 'all'"),
+        ({"lang": [None], "words": [["a"]]}, {}, "lang must name the language of each text, got None"),
+    ],
+)
+def test_a_language_that_no_rule_serves_is_named(columns, options, said):
+    frame = pl.DataFrame({"text": ["a"], **columns}, schema_overrides={"lang": pl.String})
+    with pytest.raises((ValueError, KeyError)) as caught:
+        intrinsic(frame, ["bytes"], **options)
+    assert str(caught.value).strip("\"'").startswith("intrinsic: " + said)

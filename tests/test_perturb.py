@@ -502,6 +502,46 @@ def test_item_ids_say_what_departs_from_the_defaults():
     assert perturb_items(frame(item()), "uppercase", target="choices", severity=0.5)["item_id"].to_list() == [
         "1/uppercase/choices/s0.5"
     ]
+    steps = [(("keyboard_proximity", 0.3), "uppercase")]
+    assert perturb_items(frame(item()), steps, severity=0.5, seed=7)["item_id"].to_list() == [
+        "1/keyboard_proximity_then_uppercase/s0.5/steps0.3-1/seed7"
+    ]
+
+
+@pytest.mark.parametrize("severity", [0.5, 1.0])
+@pytest.mark.parametrize("text", [r"Let \mathbb R be it", r"the x \mid x in y", r"so \frac{a_{b_{c}}}{d} is one"])
+def test_commands_of_latex_stay_whole_without_dollars(text, severity):
+    (command,) = regex.findall(r"\\[a-z]+(?: |\{.*\})", text)
+    for name in perturbations("en")["name"]:
+        for seed in range(3):
+            made = perturb(text, name, "en", seed=seed, severity=severity)
+            if isinstance(made, EditedText) and get_perturbation(name).protects:
+                assert command in made.text, f"{name}: {made.text!r}"
+    assert command in perturb(text, "space_removal", "en", seed=0).text
+
+
+def test_items_of_several_calls_have_ids_of_their_own():
+    both = [("keyboard_proximity", "uppercase"), (("keyboard_proximity", 0.3), "uppercase")]
+    calls = [
+        {"names": names, "seed": seed, "severity": severity, "target": target, "variants": 2}
+        for names in ("keyboard_proximity", *([steps] for steps in both))
+        for seed in (0, 1)
+        for severity in (0.5, 1.0)
+        for target in ("question", "both")
+    ]
+    made = pl.concat([perturb_items(frame(item()), **call) for call in calls])
+    assert not made["item_id"].is_duplicated().any()
+    assert perturb_items(frame(item()), both)["item_id"].to_list() == [
+        "1/keyboard_proximity_then_uppercase",
+        "1/keyboard_proximity_then_uppercase/steps0.3-1",
+    ]
+    elsewhere = perturb_items(frame(item()), both, seed=1, workers=2)
+    assert elsewhere["item_id"].to_list() == perturb_items(frame(item()), both, seed=1)["item_id"].to_list()
+
+
+def test_a_pipeline_with_a_name_of_its_own_is_known_by_it(toy):
+    register(pipeline([("keyboard_proximity", 0.3), "uppercase"], name="cry"))
+    assert perturb_items(frame(item()), "cry")["item_id"].to_list() == ["1/cry"]
 
 
 def test_the_first_variant_is_what_perturb_gives():

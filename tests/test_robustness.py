@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +21,8 @@ from toksuite_nb.robustness import (
     mcnemar_exact,
     minimum_detectable_drop,
     published_accuracies,
+    published_intrinsic,
+    published_intrinsic_schema,
     published_table,
     robustness_table,
     table_columns,
@@ -474,6 +479,41 @@ REFERENCE = {  # rows given in the specification, measured from the released per
 def test_reference_rows_are_reproduced(model, definition):
     row = robustness_table(published_accuracies(), definition).filter(model=model).select(*table_columns, "Avg").row(0)
     np.testing.assert_allclose(row, REFERENCE[model, definition], atol=0.006)
+
+
+def test_published_intrinsic_metrics_have_their_schema_and_their_notes():
+    frame = published_intrinsic()
+    check_frame(frame, published_intrinsic_schema, "test")
+    assert dict(frame.group_by("metric").len().iter_rows()) == {
+        "fertility": 70, "pcw": 70, "parity": 56, "jaccard": 196, "coverage": 196,
+    }  # fmt: skip
+    assert not frame.select("metric", "tokenizer", "other", "lang").is_duplicated().any()
+    monster = (pl.col("tokenizer") == "TokenMonster") | (pl.col("other") == "TokenMonster").fill_null(False)
+    assert frame.filter(monster)["note"].str.contains("another vocabulary than the model's").all()
+    between = frame.filter(pl.col("other") != pl.col("tokenizer"))
+    assert between["note"].str.contains("read as Latin-1").all()
+    sound = frame.filter(~monster, pl.col("other").is_null() | (pl.col("other") == pl.col("tokenizer")))
+    assert sound["note"].null_count() == sound.height
+    assert set(frame["tokenizer"]) == set(published_accuracies()["model"])
+
+
+def test_published_intrinsic_metrics_equal_the_reference_figures():
+    file = Path(__file__).parents[2] / "shared" / "reference" / "toksuite_intrinsic.json"
+    if not file.exists():
+        pytest.skip("the reference figures are not here")
+    figures, frame = json.loads(file.read_text()), published_intrinsic()
+    for metric, name, key in (
+        ("fertility", "intrinsic_fertility_flores200dev", "lang"),
+        ("pcw", "intrinsic_pcw_flores200dev", "lang"),
+        ("parity", "intrinsic_parity_vs_english_flores200dev", "lang"),
+        ("jaccard", "vocab_overlap_symmetric_jaccard", "other"),
+        ("coverage", "vocab_overlap_asymmetric_row_covers_col", "other"),
+    ):
+        held = {(t, k): v for t, k, v in frame.filter(metric=metric).select("tokenizer", key, "value").iter_rows()}
+        lower = key == "lang"
+        assert held == {
+            (t, k.lower() if lower else k): v for t, row in figures[name]["rows"].items() for k, v in row.items()
+        }, metric
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -549,6 +549,14 @@ def test_the_cut_changes_where_the_text_changes():
     assert upper["tokens"] == 0 and 0 < upper["touched"] <= 1 and upper["moved"] == 0
 
 
+def test_items_with_the_same_id_are_refused():
+    items = suite_items().filter(pl.col("item_id").str.contains("cldr-month-next-5-en"))
+    with pytest.raises(
+        ValueError, match=r"^cut_changes: item_id must be unique, got 1 that stand in several rows: \['"
+    ):
+        cut_changes(pl.concat([items, items[1:2]]), ["bytes"])
+
+
 def test_recorded_margins_belong_to_the_recorded_items():
     margins, items = suite_margins(), suite_items()
     assert set(margins["item_id"]) == set(items["item_id"])

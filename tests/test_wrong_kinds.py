@@ -19,6 +19,7 @@ NAN = float("nan")
 
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
+    from toksuite_nb.alignment import align, boundary_agreement
     from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
@@ -39,6 +40,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     from toksuite_nb.finetune import FinetuneConfig, Task
     from toksuite_nb.gradients import Gram, examples_from_text
+    from toksuite_nb.items import load_benchmark
+    from toksuite_nb.perturb import perturb_items
 
     class Model:
         config = None
@@ -51,6 +54,11 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
 
         def encode(self, texts):
             return [[b + 3 for b in t.encode()] for t in texts]
+
+    items = load_benchmark(lang="en").head(2)
+
+    def perturbed(**options):
+        return lambda: perturb_items(items, "uppercase", **options)
 
     curve, whole, rows = (
         {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
@@ -171,6 +179,35 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             lambda: examples_from_text("bytes", ["a"], [3]),
             "answers must be a sequence of strings, got 3",
         ),
+        "ids for spans": (
+            lambda: align([464, 3], [(0, 1)]),
+            "align: spans must be pairs (start, end) of byte offsets, got 464 for token 0 of a. Give tokenizer.spans(text)",
+        ),
+        "lists of ids for spans": (lambda: align([(0, 1)], [[464, 3, 5]]), "got [464, 3, 5] for token 0 of b"),
+        "ids for boundaries": (
+            lambda: boundary_agreement([(0, 1)], [464], 3),
+            "boundary_agreement: spans must be pairs (start, end) of byte offsets, got 464 for token 0 of b.",
+        ),
+        "one number for spans": (
+            lambda: align(5, []),
+            "align: spans must be pairs (start, end) of byte offsets, got 5",
+        ),
+        "no variants": (perturbed(variants=0), "whole number >= 1, got 0. Ask for one or more variants."),
+        "no workers": (perturbed(workers=0), "whole number >= 1, got 0. Ask for one or more workers."),
+        "an unknown target": (perturbed(target="x"), "got 'x'. Pass 'question' for the question alone, 'choices' for"),
+        "a number to protect": (perturbed(protect=[5]), "got 5. Give the words to keep, or re.compile(...) of them."),
+        "a bare number to protect": (
+            perturbed(protect=5),
+            "got 5. Give the words to keep, or re.compile(...) of them.",
+        ),
+        "a perturbation twice": (
+            lambda: perturb_items(items, ["uppercase", "uppercase"]),
+            "got ['uppercase', 'uppercase']. Name each perturbation once.",
+        ),
+        "perturbed items": (
+            lambda: perturb_items(perturb_items(items, "uppercase"), "lowercase"),
+            "Pass canonical items that toksuite_nb.items.audit accepts",
+        ),
         "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",
@@ -196,6 +233,11 @@ def answers() -> dict[str, str]:
 @pytest.mark.parametrize("name", calls())
 def test_wrong_kinds_are_named(name, answers):
     assert calls()[name][1] in answers[name]
+
+
+def test_advice_belongs_to_the_argument_that_is_wrong(answers):
+    names = ("no variants", "no workers", "an unknown target", "a number to protect", "a perturbation twice")
+    assert not [name for name in names if "canonical items" in answers[name]]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import polars as pl
 
 from .edits import EditedText
 from .text import check_lang, words
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, load_tokenizer, load_tokenizers
 
 # %% ../nbs/21_alignment.ipynb #25cd80c2
 def align(
@@ -58,8 +58,26 @@ def _relation(n_a: int, n_b: int) -> str:
     return "crossed"
 
 
+def _pairs(where: str, name: str, spans: Any) -> list[tuple[int, int]]:
+    try:
+        listed = list(spans)
+    except TypeError:
+        listed = [spans]
+    out = []
+    for k, span in enumerate(listed):
+        try:
+            start, end = map(int, span)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{where}: spans must be pairs (start, end) of byte offsets, got {span!r} for token {k} of {name}. "
+                "Give tokenizer.spans(text), not the ids that encode returns."
+            ) from None
+        out.append((start, end))
+    return out
+
+
 def _checked_spans(name: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    out = [(int(start), int(end)) for start, end in spans]
+    out = _pairs("align", name, spans)
     last = (0, 0)
     for k, (start, end) in enumerate(out):
         if not last[0] <= start <= end or end < last[1]:
@@ -102,7 +120,9 @@ def boundary_agreement(
     size: int,  # Length of the text in bytes
 ) -> BoundaryAgreement:  # Counts, and precision, recall and Jaccard
     "Agreement of the inner boundaries of two segmentations."
-    inner_a, inner_b = _boundaries(a, size), _boundaries(b, size)
+    inner_a, inner_b = (
+        _boundaries(_pairs("boundary_agreement", name, spans), size) for name, spans in (("a", a), ("b", b))
+    )
     return BoundaryAgreement(len(inner_a), len(inner_b), len(inner_a & inner_b))
 
 
@@ -253,6 +273,7 @@ def _side(
 ) -> pl.DataFrame:
     "Tokens of one side with their status."
     n = len(cut.ids)
+    own = tokenizer.described(cut.ids)
     ends = [end for _, end in edits]
     broken = [
         None if twin is not None else _breaker(start, end, edits, ends)
@@ -266,10 +287,10 @@ def _side(
             "side": pl.Series([side] * n, dtype=pl.String),
             "i": pl.Series(range(n), dtype=pl.Int64),
             "id": pl.Series(cut.ids, dtype=pl.Int64),
-            "bytes": pl.Series([tokenizer.pieces[i] for i in cut.ids], dtype=pl.Binary),
+            "bytes": own["bytes"],
             "start": pl.Series(cut.start, dtype=pl.Int64),
             "end": pl.Series(cut.end, dtype=pl.Int64),
-            "kind": pl.Series([tokenizer.kinds[i] for i in cut.ids], dtype=pl.String),
+            "kind": own["kind"],
             "status": pl.Series(status, dtype=pl.String),
             "twin": pl.Series(twins, dtype=pl.Int64),
             "edit": pl.Series(broken, dtype=pl.Int64),
@@ -290,12 +311,12 @@ def _outside(spans: Iterable[tuple[int, int]], edits: Sequence[tuple[int, int]],
 # %% ../nbs/21_alignment.ipynb #fcc51843
 def cut_shifts(
     edited: Mapping[str, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     lang: str | Mapping[str, str] | None = None,  # Language of the texts, or of each by `text_id`, for fertility
 ) -> pl.DataFrame:  # `text_id` and the columns of `CutShift.summary`; one row per text and tokenizer
     "`cut_shift` of every text under every tokenizer, summarised."
-    texts, loaded = _inputs(edited, tokenizers)
+    texts, loaded = _by_id(edited), load_tokenizers(tokenizers, "cut_shifts", fewest=0)
     spoken = lang if isinstance(lang, Mapping) else dict.fromkeys(texts, lang)
     empty = (
         cut_shift(EditedText(""), "bytes").summary.clear().insert_column(0, pl.Series("text_id", [], dtype=pl.String))
@@ -308,20 +329,16 @@ def cut_shifts(
     return pl.concat([empty, *rows])
 
 
-def _inputs(
-    edited: Mapping[str, EditedText] | Sequence[EditedText], tokenizers: Mapping[str, Any] | Sequence[Any]
-) -> tuple[Mapping[str, EditedText], list[Tokenizer]]:
-    texts = edited if isinstance(edited, Mapping) else {str(k): text for k, text in enumerate(edited)}
-    named = tokenizers.items() if isinstance(tokenizers, Mapping) else ((None, spec) for spec in tokenizers)
-    return texts, [load_tokenizer(spec, name) for name, spec in named]
+def _by_id(edited: Mapping[str, EditedText] | Sequence[EditedText]) -> Mapping[str, EditedText]:
+    return edited if isinstance(edited, Mapping) else {str(k): text for k, text in enumerate(edited)}
 
 # %% ../nbs/21_alignment.ipynb #0ece1b78
 def cut_shift_tokens(
     edited: Mapping[str, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `tokenizer`, `text_id` and the columns of `CutShift.tokens`; one row per token of either side
     "Every token before and after the edits, with its status and the edit that broke it."
-    texts, loaded = _inputs(edited, tokenizers)
+    texts, loaded = _by_id(edited), load_tokenizers(tokenizers, "cut_shift_tokens", fewest=0)
     shifts = [(text_id, cut_shift(text, tokenizer)) for tokenizer in loaded for text_id, text in texts.items()]
     empty = cut_shift(EditedText(""), "bytes").tokens.with_columns(tokenizer=pl.lit(""), text_id=pl.lit(""))
     frames = [

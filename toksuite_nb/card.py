@@ -16,7 +16,7 @@ import unicodedata
 import polars as pl
 
 from .core import Column, FrameSchema, check_frame
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, load_tokenizer, load_tokenizers
 
 # %% ../nbs/24_card.ipynb #a64821cf
 card_statuses = ("pass", "note", "warn", "fail", "unverifiable")
@@ -815,18 +815,13 @@ def tokenizer_card(
 
 # %% ../nbs/24_card.ipynb #b5f91bf8
 def compare_cards(
-    tokenizers: Any,  # Mapping of name to tokenizer, or list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     differing: bool = False,  # Leave out the findings on which all agree
 ) -> pl.DataFrame:  # `finding`, and a column of values per tokenizer
     "The values of several cards, one column per tokenizer."
-    named = tokenizers.items() if isinstance(tokenizers, dict) else ((None, spec) for spec in tokenizers)
-    cards = [tokenizer_card(load_tokenizer(spec, name)) for name, spec in named]
-    names = [card["tokenizer"][0] for card in cards]
-    if len(set(names)) < len(names) or not names:
-        raise ValueError(
-            f"compare_cards: needs at least one tokenizer and distinct names, got {names}. Pass a mapping of name to tokenizer."
-        )
+    loaded = load_tokenizers(tokenizers, "compare_cards")
+    names, cards = [tokenizer.name for tokenizer in loaded], [tokenizer_card(tokenizer) for tokenizer in loaded]
     table = pl.DataFrame(
         {"finding": cards[0]["finding"], **{name: card["value"] for name, card in zip(names, cards, strict=True)}}
     )

@@ -33,7 +33,7 @@ from toksuite_nb.tokenizer import (
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
-    load_tokenizer,
+    load_tokenizers,
 )
 
 # %% ../nbs/22_intrinsic.ipynb #5749ac93
@@ -132,11 +132,12 @@ overlap_schema = FrameSchema(
 
 
 def overlap(
-    tokenizers: Any,  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `overlap_schema`; one row per ordered pair, each with itself too
     "How many tokens tokenizers share, on the bytes the tokens decode to."
     sets = {
-        tokenizer.name: {piece for piece in tokenizer.pieces if piece} for tokenizer in _named(tokenizers, "overlap")
+        tokenizer.name: {piece for piece in tokenizer.pieces if piece}
+        for tokenizer in load_tokenizers(tokenizers, "overlap")
     }
     rows = []
     for a, mine in sets.items():
@@ -148,22 +149,6 @@ def overlap(
 # %% ../nbs/22_intrinsic.ipynb #dad47d07
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def _named(tokenizers: Any, where: str) -> list[Tokenizer]:
-    "Loaded tokenizers; their names must differ."
-    if isinstance(tokenizers, Mapping):
-        loaded = [load_tokenizer(spec, name) for name, spec in tokenizers.items()]
-    else:
-        loaded = [
-            load_tokenizer(spec) for spec in (tokenizers if isinstance(tokenizers, (list, tuple)) else [tokenizers])
-        ]
-    names = [tokenizer.name for tokenizer in loaded]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{where}: needs at least one tokenizer and distinct names, got {names}. Pass a mapping of name to tokenizer."
-        )
-    return loaded
 
 # %% ../nbs/22_intrinsic.ipynb #cf84f73e
 _run, _letter, _mark, _han, _digit, _join, _apostrophe, _sign, _seen = (1 << k for k in range(9))
@@ -1042,7 +1027,7 @@ class _Stream:
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         "The slice, after a look at it, with its words where they are given."
         for lang in frame["lang"].unique(maintain_order=True):
-            self.segmenters.setdefault(lang, self._segmenter_text(check_lang(lang, "intrinsic"), frame))
+            self.segmenters.setdefault(lang, self._segmenter_text(lang, frame))
         sizes = frame["text"].str.len_bytes()
         empty = (sizes.fill_null(0) == 0).arg_true()
         if len(empty):
@@ -1065,12 +1050,19 @@ class _Stream:
             "text", "lang", "set_id", *([] if words is None else [pl.Series("words", words, dtype=pl.List(pl.String))])
         )
 
-    def _segmenter_text(self, lang: str, frame: pl.DataFrame) -> str:
+    def _segmenter_text(self, lang: str | None, frame: pl.DataFrame) -> str:
+        if lang in (None, "", "all"):
+            raise ValueError(
+                f"intrinsic: lang must name the language of each text, got {lang!r}. Give a code such as 'de'; in the results 'all' stands for "
+                "the whole corpus."
+            )
         if "words" in frame.columns:
             return "given words"
         if self.segmenter is not None:
             return getattr(self.segmenter, "__qualname__", type(self.segmenter).__name__)
-        return _segmenter_texts[lang] + ("; each other mark or symbol alone" if self.punctuation else "")
+        return _segmenter_texts[check_lang(lang, "intrinsic")] + (
+            "; each other mark or symbol alone" if self.punctuation else ""
+        )
 
     def _words(self, frame: pl.DataFrame) -> list[list[str]] | None:
         "Words that were given, or come from a given function: stripped, without empty ones."
@@ -1285,10 +1277,11 @@ class _Tally:
 # %% ../nbs/22_intrinsic.ipynb #255623f3
 def intrinsic(
     texts: Any,  # Frame with `text`, `lang`, and optionally `set_id` and `words`; or an iterator of frames, or of texts (then give `lang`)
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     reference: str = "en",  # Language that parity is measured against
-    lang: str | None = None,  # Language of texts that come without a column `lang`
+    lang: str
+    | None = None,  # Language of texts that come without a column `lang`; any code where words or a segmenter are given
     segmenter: Callable[[str, str], Sequence[str]]
     | None = None,  # Words of a text in a language; None is `toksuite_nb.text.words`
     punctuation: bool = False,  # Count each mark and symbol outside the words as a word, as the published segmenters (spaCy, jieba) do
@@ -1301,7 +1294,7 @@ def intrinsic(
     seed: int = 0,  # Seed of the bootstrap
 ) -> pl.DataFrame:  # `metric_schema`
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
-    loaded = _named(tokenizers, "intrinsic")
+    loaded = load_tokenizers(tokenizers, "intrinsic")
     return _measure(
         texts, loaded, reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed
     ).metrics
@@ -1330,7 +1323,7 @@ def _measure(
     seed: int,
 ) -> _Measured:
     "The pass itself."
-    wanted = _checked_options(metrics, reference, lang, segmenter, alphas, draws)
+    wanted = _checked_options(metrics, segmenter, alphas, draws)
     added = dict(special_tokens or {})
     if unknown := sorted(set(added) - {tokenizer.name for tokenizer in loaded}):
         raise ValueError(
@@ -1362,6 +1355,8 @@ def _measure(
         waiting.append((page.words_only(), read[page.lang]))
         read[page.lang] += len(page.texts)
     _settle(waiting, readers, tallies)
+    if reference not in read:
+        check_lang(reference, "intrinsic")
     draw = _Draws(seed, draws)
     sets = _sets(parallel, len(readers))
     rows = [
@@ -1388,8 +1383,6 @@ def _measure(
 
 def _checked_options(
     metrics: Sequence[str] | None,
-    reference: str,
-    lang: str | None,
     segmenter: object,
     alphas: Sequence[float],
     draws: int,
@@ -1399,8 +1392,6 @@ def _checked_options(
         raise UnknownName(
             f"intrinsic: unknown metric {unknown[0]!r}. Known are {list(_metric_names)}.{nearest(unknown[0], _metric_names)}"
         )
-    for code in (reference, *([] if lang is None else [lang])):
-        check_lang(code, "intrinsic")
     if segmenter is not None and not callable(segmenter):
         raise TypeError(
             f"intrinsic: segmenter must be a function of text and language, got {type(segmenter).__name__}. "
@@ -1654,7 +1645,7 @@ class Comparison:
 
 
 def compare(
-    tokenizers: Any,  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     texts: Any,  # What `intrinsic` takes
     *,
     reference: str = "en",  # Language that parity is measured against
@@ -1667,7 +1658,7 @@ def compare(
     seed: int = 0,  # Seed of the bootstrap
 ) -> Comparison:  # Frames to read and to draw
     "Tokenizers side by side: every intrinsic metric in every language and over all, what vocabularies share, and who pays."
-    loaded = _named(tokenizers, "compare")
+    loaded = load_tokenizers(tokenizers, "compare")
     measured = _measure(
         texts, loaded, reference, lang, segmenter, punctuation, special_tokens, (1, 2, 2.5), metrics, draws, seed
     )

@@ -856,7 +856,7 @@ _by_hand = "choosing other words or another syntax needs a speaker, not a rule"
 
 def coverage() -> (
     pl.DataFrame
-):  # One row per released pair: `domain`, `subset`, `n` released, `how` (rule, variants, none), `names` of rules, `n_variants` written by hand, `reason`
+):  # One row per released pair: `domain`, `subset`, `n` items declared, `how` (rule, variants, none), `names` of rules, `n_variants` written by hand, `reason`
     "How each released pair of domain and subset is covered."
     released = pl.read_csv(data_path("perturb/released_subsets.csv"))
     slugs = set(released["subset"])

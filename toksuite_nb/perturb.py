@@ -805,7 +805,8 @@ def perturb_items(
 ) -> pl.DataFrame:  # Items frame of the perturbed rows, including those that were not applicable
     "The perturbed versions of canonical items, each beside the id of its own canonical item."
     names = [names] if isinstance(names, str) else list(names)
-    kept: list[Any] = [protect] if isinstance(protect, str) or hasattr(protect, "finditer") else list(protect)
+    alone = isinstance(protect, str) or not isinstance(protect, Iterable)
+    kept: list[Any] = [protect] if alone else list(protect)
     _check_call(items, names, seed, severity, variants, target, kept, workers)
     call = _Call(seed, float(severity), variants, target, tuple(kept), protect_answer)
     rows = list(items.iter_rows(named=True))
@@ -945,24 +946,27 @@ def _check_call(
         check_lang(lang, where)
     _check_severity(severity, where)
     derive_rng(seed)
-    problems = ["names must be distinct and at least one, got " + repr(names)] * (
-        not names or len({str(name) for name in names}) < len(names)
-    )
+    problems: list[tuple[str, str]] = []  # what is wrong, and what to do about it
+    if not names or len({str(name) for name in names}) < len(names):
+        problems.append((f"names must be distinct and at least one, got {names!r}", "Name each perturbation once."))
     for what, value in (("variants", variants), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            problems.append(f"{what} must be a whole number >= 1, got {value!r}")
+            advice = f"Ask for one or more {what}."
+            problems.append((f"{what} must be a whole number >= 1, got {value!r}", advice))
     if target not in _targets:
-        problems.append(f"target must be one of {list(_targets)}, got {target!r}")
+        advice = "Pass 'question' for the question alone, 'choices' for the options."
+        problems.append((f"target must be one of {list(_targets)}, got {target!r}", advice))
     if wrong := [rule for rule in protect if not hasattr(rule, "finditer") and not (isinstance(rule, str) and rule)]:
-        problems.append(
-            f"protect must hold strings and compiled patterns, as a span is one of a single text, got {wrong[0]!r}"
-        )
-    problems += _unfit(items)
+        rule = f"protect must hold strings and compiled patterns, as a span is one of a single text, got {wrong[0]!r}"
+        problems.append((rule, "Give the words to keep, or re.compile(...) of them."))
+    advice = (
+        "Pass canonical items that toksuite_nb.items.audit accepts, "
+        "e.g. items.filter(pl.col('perturbation') == 'canonical')."
+    )
+    problems += [(rule, advice) for rule in _unfit(items)]
     if problems:
-        raise ValueError(
-            f"{where}: {'; '.join(problems)}. Pass canonical items that toksuite_nb.items.audit accepts, "
-            "e.g. items.filter(pl.col('perturbation') == 'canonical')."
-        )
+        rules, advised = zip(*problems, strict=True)
+        raise ValueError(f"{where}: {'; '.join(rules)}. {' '.join(dict.fromkeys(advised))}")
 
 
 def _unfit(items: pl.DataFrame) -> list[str]:
@@ -1002,16 +1006,30 @@ def _versions(row: dict[str, Any], perturbation: Perturbation, call: _Call) -> _
             break
     if made and len(made) < call.variants:
         reason = _shortage(len(made), call.variants)
-    name, ids = perturbation.name, [_item_id(row["item_id"], perturbation.name, k, call) for k in range(len(made) + 1)]
+    name, ids = perturbation.name, [_item_id(row["item_id"], perturbation, k, call) for k in range(len(made) + 1)]
     versions = [_Version(ids[k], name, *fields, None) for k, fields in enumerate(made)]
     if len(made) < call.variants:
         versions.append(_Version(ids[-1], name, None, None, None, reason))
     return versions
 
 
-def _item_id(canonical_id: str, name: str, variant: int, call: _Call) -> str:
-    parts = [canonical_id, name] + [f"v{variant}"] * (variant > 0) + [call.target] * (call.target != "question")
-    return "/".join(parts + [f"s{call.severity:g}"] * (call.severity != 1))
+def _item_id(canonical_id: str, perturbation: Perturbation, variant: int, call: _Call) -> str:
+    strengths = _unnamed_strengths(perturbation)
+    parts = [
+        canonical_id,
+        perturbation.name,
+        f"v{variant}" if variant else "",
+        call.target * (call.target != "question"),
+    ]
+    parts += [f"s{call.severity:g}" if call.severity != 1 else "", f"steps{strengths}" if strengths else ""]
+    return "/".join(filter(None, [*parts, f"seed{call.seed}" if call.seed else ""]))
+
+
+def _unnamed_strengths(perturbation: Perturbation) -> str:
+    # a pipeline with a name of its own is known by it; the joined names of steps do not say how strong each is
+    steps = perturbation.edit.steps if isinstance(perturbation.edit, _Steps) else ()
+    named = perturbation.name != "_then_".join(name for name, _ in steps)
+    return "" if named or all(strength == 1 for _, strength in steps) else "-".join(f"{s:g}" for _, s in steps)
 
 
 _collisions = ("two options would be the same", "an option would become another option of the canonical item")

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['interval_methods', 'drop_statistics_schema', 'comparison_schema', 'family_schema', 'cut_features',
-           'attribution_schema', 'suite_perturbations', 'table_columns', 'table_definitions', 'printed_columns',
-           'beside_schema', 'verdicts', 'mcnemar_exact', 'sign_flip_exact', 'minimum_detectable_drop', 'holm',
-           'benjamini_hochberg', 'clustered_interval', 'drops', 'SimulatedSets', 'simulate_sets', 'drop_table',
-           'compare_models', 'Pooled', 'partial_pooling', 'family_drops', 'perturbation_families', 'cut_changes',
-           'attribution', 'suite_margins', 'suite_items', 'published_accuracies', 'published_table', 'task_drops',
-           'robustness_table', 'column_drops', 'task_accuracies', 'beside_published']
+           'attribution_schema', 'suite_perturbations', 'published_intrinsic_schema', 'table_columns',
+           'table_definitions', 'printed_columns', 'beside_schema', 'verdicts', 'mcnemar_exact', 'sign_flip_exact',
+           'minimum_detectable_drop', 'holm', 'benjamini_hochberg', 'clustered_interval', 'drops', 'SimulatedSets',
+           'simulate_sets', 'drop_table', 'compare_models', 'Pooled', 'partial_pooling', 'family_drops',
+           'perturbation_families', 'cut_changes', 'attribution', 'suite_margins', 'suite_items',
+           'published_accuracies', 'published_table', 'published_intrinsic', 'task_drops', 'robustness_table',
+           'column_drops', 'task_accuracies', 'beside_published']
 
 # %% ../nbs/33_robustness.ipynb #39f3dea2
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ from .perturb import perturbations
 from .score import choice_scores
 from .store import data_path
 from .text import languages
-from .tokenizer import load_tokenizer
+from .tokenizer import load_tokenizers
 
 # %% ../nbs/33_robustness.ipynb #3f03ee7a
 def verdicts(
@@ -1085,12 +1086,16 @@ cut_features = ("tokens", "moved", "touched", "boundaries", "fallback", "unknown
 
 def cut_changes(
     items: pl.DataFrame,  # `item_schema`; canonical items and perturbed items with their edits
-    tokenizers: Mapping[str, Any] | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `tokenizer`, `item_id` and `cut_features`; one row per perturbed item and tokenizer
     "How much each perturbation changed the cut of each question; null where one side has no token."
     check_frame(items, item_schema, "cut_changes")
-    named = tokenizers.items() if isinstance(tokenizers, Mapping) else ((None, spec) for spec in tokenizers)
-    loaded = [load_tokenizer(spec, name) for name, spec in named]
+    if same := items.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort().to_list():
+        raise ValueError(
+            f"cut_changes: item_id must be unique, got {len(same)} that stand in several rows: {same[:3]}. "
+            "Drop doubled rows, or give the items of each call ids of their own."
+        )
+    loaded = load_tokenizers(tokenizers, "cut_changes", fewest=0)
     texts = {row["item_id"]: row for row in items.iter_rows(named=True)}
     rows = []
     for row in texts.values():
@@ -1277,6 +1282,26 @@ def published_accuracies() -> (
 def published_table() -> pl.DataFrame:  # `model`, the eleven columns, `Avg`; two decimals
     "Table 1 of TokSuite (arXiv 2512.20757v1) as printed."
     return pl.read_csv(data_path("published/toksuite_table1.csv"))
+
+# %% ../nbs/33_robustness.ipynb #c90d6a47
+published_intrinsic_schema = FrameSchema(
+    "published intrinsic metrics",
+    (
+        Column("metric", pl.String, "what was measured", ("coverage", "fertility", "jaccard", "parity", "pcw")),
+        Column("tokenizer", pl.String, "tokenizer, named as in `published_accuracies`"),
+        Column("other", pl.String, "second tokenizer of an overlap; its vocabulary is what `coverage` is a share of"),
+        Column("lang", pl.String, "language; null for overlaps", tuple(languages)),
+        Column("value", pl.Float64, "value as published; parity is the mean of ratios to English, which is left out"),
+        Column("note", pl.String, "known fault of the value; null if none"),
+    ),
+)
+
+
+def published_intrinsic() -> pl.DataFrame:  # `published_intrinsic_schema`
+    "Intrinsic metrics of the fourteen TokSuite tokenizers, as published."
+    types: dict[str, Any] = {c.name: c.dtype for c in published_intrinsic_schema.columns}
+    frame = pl.read_csv(data_path("published/toksuite_intrinsic.csv"), schema=types)
+    return check_frame(frame, published_intrinsic_schema, "published_intrinsic")
 
 # %% ../nbs/33_robustness.ipynb #3aa7f42d
 def task_drops(

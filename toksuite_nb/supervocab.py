@@ -6,7 +6,7 @@
 __all__ = ['key_kinds', 'Key', 'token_keys', 'SuperVocabulary', 'super_vocabulary']
 
 # %% ../nbs/23_supervocab.ipynb #c846762f
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 import re
@@ -25,6 +25,7 @@ from toksuite_nb.tokenizer import (
     Tokenizer,
     byte_alphabet,
     load_tokenizer,
+    load_tokenizers,
 )
 
 # %% ../nbs/23_supervocab.ipynb #b03f546d
@@ -174,13 +175,12 @@ class SuperVocabulary:
 
 # %% ../nbs/23_supervocab.ipynb #2b7b27a8
 def super_vocabulary(
-    tokenizers: Mapping[str, Any]
-    | Sequence[Any],  # Tokenizers by name, or a list of what `load_tokenizer` takes; names must differ
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone; names must differ
     *,
     keys: str = "bytes",  # `"bytes"`: exact bytes; `"published"`: the strings of the reference implementation
 ) -> SuperVocabulary:  # Keys, and a map per tokenizer
     "The union vocabulary of several tokenizers; the order of the tokenizers does not change the rows."
-    loaded = _distinct(tokenizers)
+    loaded = load_tokenizers(tokenizers, "super_vocabulary")
     found = {tokenizer.name: token_keys(tokenizer, keys=keys) for tokenizer in loaded}
     union = sorted(
         {key for own in found.values() for key in own}, key=lambda key: (key_kinds.index(key.kind), key.value)
@@ -188,18 +188,3 @@ def super_vocabulary(
     row = {key: k for k, key in enumerate(union)}
     maps = {name: np.array([row[key] for key in own], dtype=np.int64) for name, own in found.items()}
     return SuperVocabulary(tuple(union), maps, keys == "published")
-
-
-def _distinct(tokenizers: Mapping[str, Any] | Sequence[Any]) -> list[Tokenizer]:
-    if isinstance(tokenizers, Mapping):
-        loaded = [load_tokenizer(spec, name) for name, spec in tokenizers.items()]
-    else:
-        loaded = [load_tokenizer(spec) for spec in tokenizers]
-    names = [tokenizer.name for tokenizer in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not loaded:
-        raise ValueError(
-            f"super_vocabulary: needs at least one tokenizer and distinct names, got {twice or names}. "
-            "Pass a mapping of name to tokenizer."
-        )
-    return loaded

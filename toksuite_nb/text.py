@@ -227,15 +227,19 @@ def upper(
     return (text.replace("i", "İ") if check_lang(lang, "upper") == "tr" else text).upper()
 
 # %% ../nbs/10_text.ipynb #ff6ec6bd
+_braced = r"\{(?:\\[^\n]|[^{}\\\n]){0,200}+\}"
+for _ in range(8):  # braces within braces
+    _braced = r"\{(?:\\[^\n]|[^{}\\\n]|" + _braced + r"){0,200}+\}"
+_arguments = r"(?:\[[^\[\]\n]{0,200}+\]|" + _braced + r"){1,9}+"
 _protected = regex.compile(
     r"""
     (?P<code>```.*?```|`[^`\n]++`)
   | (?P<math>\$\$[^$]++\$\$|\$(?![\s$])[^$\n]*+(?<!\s)\$(?!\d)|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]
       | \\begin\{(?P<env>[A-Za-z]++\*?+)\}.{0,2000}?\\end\{(?P=env)\}
-      | (?:\\[A-Za-z]++\*?+|[\w)\]}]?[_^](?=\{))(?:\[[^\[\]\n]{0,200}+\]|\{(?:[^{}\n]|\{[^{}\n]{0,200}+\}){0,200}+\}){0,9}+)
+      | \\[A-Za-z]++\*?+(?:ARGUMENTS|[^\S\n]++)?+|[\w)\]}]?[_^](?=\{)(?:ARGUMENTS)?+)
   | (?P<url>(?:https?|ftp)://[^\s<>"'`，。？！؟،]*[^\s<>"'`.,;:!?)\]，。？！؟،]|\bwww\.[^\s<>"'`，。？！؟،]*[^\s<>"'`.,;:!?)\]，。？！؟،])
   | (?P<email>(?<![A-Za-z0-9._%+\-])[A-Za-z0-9._%+\-]++@[A-Za-z0-9\-]++(?:\.[A-Za-z0-9\-]++)++)
-""",
+""".replace("ARGUMENTS", _arguments),
     regex.VERBOSE | regex.DOTALL,
 )
 

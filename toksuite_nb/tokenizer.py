@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'BytePairTokenizer', 'SentencePieceTokenizer',
-           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'PythonTokenizer', 'TokenMonsterTokenizer',
-           'load_tokenizer', 'tokenize', 'losses']
+           'byte_alphabet', 'HuggingFaceTokenizer', 'ObjectTokenizer', 'CallableTokenizer', 'PythonTokenizer',
+           'TokenMonsterTokenizer', 'load_tokenizer', 'load_tokenizers', 'tokenize', 'losses']
 
 # %% ../nbs/20_tokenizer.ipynb #32bcbebe
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
 from contextlib import contextmanager
@@ -417,6 +418,13 @@ class Tokenizer:
         return pl.DataFrame(
             {"bytes": pl.Series(self.pieces, dtype=pl.Binary), "kind": pl.Series(self.kinds, dtype=pl.String)}
         )
+
+    def described(
+        self,
+        ids: Sequence[int] | np.ndarray,  # Ids of this tokenizer, as in a cut
+    ) -> pl.DataFrame:  # `bytes`, `kind`; one row per token
+        "Bytes and kind of each token."
+        return self._rows[np.asarray(ids, dtype=np.int64)]
 
     @cached_property
     def content_hash(self) -> str:  # 32 hexadecimal digits
@@ -1338,6 +1346,9 @@ def _plain_ids(ids: Any, name: str, rule: str = "load_tokenizer: encode must ret
         ) from None
 
 
+_longest_group = 64  # Tokens after which those that decode to no stretch of the text share the rest of it
+
+
 def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     "Spans of tokens that are only known by what they decode to, alone or in the smallest groups."
     whole = tokenizer.library.decode(ids)
@@ -1346,6 +1357,8 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
     target, cursor, group = mapped.target, 0, 0
     first, last = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     for k in range(len(ids)):
+        if k - group >= _longest_group:
+            break
         piece = tokenizer.library.decode(ids[group : k + 1]).encode()
         at = next((p for p in (piece, b" " + piece) if target.startswith(p, cursor)), None)
         if at is not None and (b"\xef\xbf\xbd" not in piece or k == len(ids) - 1):
@@ -1353,9 +1366,109 @@ def _cut_groups(tokenizer: ObjectTokenizer, text: str, ids: list[int]) -> Cut:
             cursor, group = cursor + len(at), k + 1
     first[group:], last[group:] = cursor, len(target)
     start, end = mapped.spans(first, last)
-    alone = np.array([tokenizer.pieces[i] == target[a:b] for i, a, b in zip(ids, first, last, strict=True)], dtype=bool)
+    known = [tokenizer.pieces[i] for i in ids]
+    alone = [
+        p is not None and len(p) == b - a and target.startswith(p, a)
+        for p, a, b in zip(known, first, last, strict=True)
+    ]
     missing = np.array([i == tokenizer.specials.get("unk") for i in ids], dtype=bool)
-    return Cut(text, ids, start, end, alone, _lost(mapped, first, last, missing, mapped))
+    return Cut(text, ids, start, end, np.array(alone, dtype=bool), _lost(mapped, first, last, missing, mapped))
+
+# %% ../nbs/20_tokenizer.ipynb #97ab03d5
+class CallableTokenizer(Tokenizer):
+    "A function `text -> (ids, pieces)`, whose pieces are the bytes of each token and join to the text."
+
+    def __init__(
+        self,
+        library: Any,  # The function; with an attribute `pieces`, the bytes of each id, its whole vocabulary is known
+        name: str,  # Shown in frames
+    ) -> None:
+        self.library = library
+        known = getattr(library, "pieces", None)
+        _check_pieces(known, 0 if known is None else len(known), name)
+        self._known = None if known is None else list(known)
+        self._met = {i: piece for i, piece in enumerate(known or ()) if piece is not None}
+        super().__init__(name, 0 if known is None else len(known), {})
+        first = self._encode(_probes)
+        if any(self._encode(_probes) != first for _ in range(5)):
+            raise ValueError(
+                f"load_tokenizer: a function must give the same ids for the same text, got others from {name!r}. "
+                "Switch off its dropout or sampling."
+            )
+
+    @property
+    def pieces(self) -> list[bytes | None]:
+        if self._known is None:
+            raise ValueError(
+                f"load_tokenizer: this needs the bytes of every id, got a function that tells those of its own tokens only, for {self.name!r}. "
+                "Give the function an attribute pieces: the UTF-8 bytes of each id, or None."
+            )
+        return self._known
+
+    def described(self, ids: Sequence[int] | np.ndarray) -> pl.DataFrame:
+        known = [(int(i), self._met[int(i)]) for i in ids]
+        return pl.DataFrame(
+            {
+                "bytes": [piece for _, piece in known],
+                "kind": [_kind(i, piece, None, frozenset()) for i, piece in known],
+            },
+            schema={"bytes": pl.Binary, "kind": pl.String},
+        )
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [self._read(text) for text in texts]
+
+    def _read(self, text: str) -> list[int]:
+        try:
+            found = self.library(text)
+        except Exception as error:
+            raise ValueError(
+                f"encode: the function must take every text, got {type(error).__name__}: {str(error)[:120]!r} for {text[:40]!r} from "
+                f"{self.name!r}. Correct it, or leave the text out."
+            ) from error
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(
+                f"load_tokenizer: a function must return ids and pieces, got {type(found).__name__} {str(found)[:60]!r} from {self.name!r}. "
+                "Return (ids, pieces): the number and the UTF-8 bytes of each token."
+            )
+        ids, pieces = _plain_ids(found[0], self.name, "load_tokenizer: a function must return"), list(found[1])
+        if problem := self._misfit(text, ids, pieces):
+            raise ValueError(f"encode: {problem} for {text[:40]!r} from {self.name!r}. Correct what it returns.")
+        self._met.update(zip(ids, pieces, strict=True))
+        self.vocab_size = max([self.vocab_size, *(i + 1 for i in ids)])
+        return ids
+
+    def _misfit(self, text: str, ids: list[int], pieces: list[Any]) -> str:
+        "What is wrong with the tokens of a text; empty if nothing."
+        if wrong := [piece for piece in pieces if not isinstance(piece, bytes)]:
+            return f"pieces must be bytes, got {type(wrong[0]).__name__} {str(wrong[0])[:20]!r}"
+        if len(pieces) != len(ids):
+            return f"each id needs one piece, got {len(ids)} ids and {len(pieces)} pieces"
+        if b"".join(pieces) != text.encode():
+            return f"pieces must join to the text in UTF-8, got {b''.join(pieces)[:40]!r}"
+        if odd := [i for i in ids if i < 0 or (self._known is not None and i >= len(self._known))]:
+            bounds = "[0, ...)" if self._known is None else f"[0, {len(self._known)})"
+            return f"ids must lie in {bounds}, got {odd[0]}"
+        here: dict[int, bytes] = {}
+        for i, piece in zip(ids, pieces, strict=True):
+            first = self._met.get(i, here.setdefault(i, piece))
+            if first != piece:
+                return f"an id must stand for the same bytes everywhere, got {first!r} and {piece!r} for id {i}"
+        return ""
+
+    def _decode(self, ids: list[int]) -> str:
+        if unmet := [i for i in ids if i not in self._met]:
+            raise ValueError(
+                f"decode: ids must be known by their bytes, got {unmet[0]} from {self.name!r}. Encode a text that has it first, or "
+                "give the function an attribute pieces."
+            )
+        return b"".join(self._met[i] for i in ids).decode("utf-8", "replace")
+
+    def _content(self) -> Any:
+        return [type(self.library).__name__, self._known, self._encode(_probes)]
+
+    def _cut(self, text: str, ids: list[int]) -> Cut:
+        return _assemble(text, ids, [self._met[i] for i in ids], text, lambda: None, None)
 
 # %% ../nbs/20_tokenizer.ipynb #6b0c5d22
 class PythonTokenizer(ObjectTokenizer):
@@ -1553,7 +1666,7 @@ def _stream_spans(
 
 # %% ../nbs/20_tokenizer.ipynb #91f5d82a
 def load_tokenizer(
-    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; `"cl100k_base"` and its like; `"tokenmonster:NAME"`; an object
+    spec: Any,  # `"tekken"`, `"mistral-spm"`, `"bytes"`; a folder or file; a hub id `owner/name`; `"cl100k_base"` and its like; `"tokenmonster:NAME"`; an object, or a function text -> (ids, pieces)
     name: str | None = None,  # Shown in frames; by default the name, the folder's name, or the object's own
     *,
     pattern: str
@@ -1937,9 +2050,11 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
             return _from_tekken(inner, name or "tekken")
         return SentencePieceTokenizer(inner._model, name or "mistral-spm")
     if not (callable(getattr(library, "encode", None)) and callable(getattr(library, "decode", None))):
+        if callable(library) and not isinstance(library, type):
+            return CallableTokenizer(library, name or str(getattr(library, "__name__", type(library).__name__)))
         raise TypeError(
             f"load_tokenizer: needs a name, a path or an object with encode and decode, got {type(library).__name__}. "
-            "Wrap it in a class with encode(text) -> ids and decode(ids) -> text."
+            "Wrap it in a class with encode(text) -> ids and decode(ids) -> text, or in a function text -> (ids, pieces)."
         )
     label = name or Path(str(getattr(library, "name_or_path", "") or type(library).__name__)).name
     backend = getattr(library, "backend_tokenizer", None)
@@ -1953,16 +2068,45 @@ def _from_object(library: Any, name: str | None) -> Tokenizer:
         return PythonTokenizer(library, label)
     return ObjectTokenizer(library, label)
 
+# %% ../nbs/20_tokenizer.ipynb #b1d673e9
+def load_tokenizers(
+    tokenizers: Any,  # Mapping of name to what `load_tokenizer` takes, a list of it, or one alone
+    where: str,  # Public function that asks, for the message
+    *,
+    fewest: int = 1,  # How many there must be
+) -> list[Tokenizer]:  # In order
+    "Tokenizers with distinct names."
+    if isinstance(tokenizers, Mapping):
+        loaded = [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
+    elif isinstance(tokenizers, Iterable) and not hasattr(tokenizers, "encode"):  # a name has it, as tokenizers do
+        loaded = [load_tokenizer(spec) for spec in tokenizers]
+    else:
+        loaded = [load_tokenizer(tokenizers)]
+    if len(loaded) < fewest:
+        raise ValueError(
+            f"{where}: needs at least one tokenizer, got none. Pass for instance {{'bytes': 'bytes', 'tekken': 'tekken'}}."
+        )
+    if twice := _repeated(tokenizer.name for tokenizer in loaded):
+        raise ValueError(
+            f"{where}: tokenizer names must be distinct, got {twice} more than once. Pass a mapping of name to tokenizer, or "
+            "load_tokenizer(..., name=...)."
+        )
+    return loaded
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, n in Counter(names).items() if n > 1)
+
 # %% ../nbs/20_tokenizer.ipynb #440eac94
 def tokenize(
     texts: Any,  # List of texts (`text_id` is the position), mapping of `text_id` to text, or frame with `text_id` and `text`
-    tokenizers: Any,  # List of tokenizers (or what `load_tokenizer` takes), or mapping of name to them
+    tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
     allow_empty: bool = False,  # Let empty texts pass; they give no rows
     add_special: bool = False,  # Count the special tokens that each library puts around a text by default: rows with `special`, of no byte
 ) -> pl.DataFrame:  # `token_schema`, and `route`
     "Every token of every text under every tokenizer, with its bytes and its verified byte span."
-    named, loaded = _named_texts(texts), _loaded(tokenizers, "tokenize")
+    named, loaded = _named_texts(texts), load_tokenizers(tokenizers, "tokenize", fewest=0)
     _check_texts("tokenize", list(named.values()))
     empty = [text_id for text_id, text in named.items() if not text]
     if empty and not allow_empty:
@@ -1994,7 +2138,7 @@ def _token_frame(tokenizer: Tokenizer, text_ids: list[str], cuts: list[Cut], add
     stack = [np.zeros(0, dtype=np.int64)]
     n = len(ids)
     text = np.repeat(np.arange(len(sizes)), sizes)
-    own = tokenizer._rows[ids]
+    own = tokenizer.described(ids)
     return pl.DataFrame(
         {
             "tokenizer": pl.repeat(tokenizer.name, n, dtype=pl.String, eager=True),
@@ -2056,15 +2200,9 @@ def _named_texts(texts: Any) -> dict[str, str]:
             raise ValueError(
                 f"tokenize: a frame of texts needs the columns text_id and text, got {texts.columns}. Rename them."
             )
-        ids = [str(i) for i in texts["text_id"]]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-        if twice:
-            raise ValueError(
-                f"tokenize: text_id must be unique, got {twice[:3]} more than once. Number the texts, or keep one row of each."
-            )
-        return dict(zip(ids, texts["text"].to_list(), strict=True))
+        return _by_id(texts["text_id"], texts["text"].to_list())
     if isinstance(texts, Mapping):
-        return {str(i): text for i, text in texts.items()}
+        return _by_id(texts, texts.values())
     if not isinstance(texts, Iterable):
         raise TypeError(
             f"tokenize: needs a list, a mapping or a frame of texts, got {type(texts).__name__}. Put the texts in a list."
@@ -2072,22 +2210,14 @@ def _named_texts(texts: Any) -> dict[str, str]:
     return {str(i): text for i, text in enumerate(texts)}
 
 
-def _loaded(tokenizers: Any, where: str) -> list[Tokenizer]:
-    "Tokenizers with distinct names."
-    if isinstance(tokenizers, Mapping):
-        return [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
-    if isinstance(tokenizers, (list, tuple)):
-        loaded = [load_tokenizer(spec) for spec in tokenizers]
-    else:
-        loaded = [load_tokenizer(tokenizers)]
-    names = [tokenizer.name for tokenizer in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+def _by_id(ids: Iterable[Any], texts: Iterable[Any]) -> dict[str, str]:
+    "Texts by what their ids are written as, which no two share."
+    written = [str(i) for i in ids]
+    if twice := _repeated(written):
         raise ValueError(
-            f"{where}: tokenizer names must be distinct, got {twice} more than once. Pass a mapping of name to tokenizer, or "
-            "load_tokenizer(..., name=...)."
+            f"tokenize: text_id must be unique, got {twice[:3]} more than once. Number the texts, or keep one row of each."
         )
-    return loaded
+    return dict(zip(written, texts, strict=True))
 
 # %% ../nbs/20_tokenizer.ipynb #9718329f
 def losses(
