@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toksuite_nb.labeling import LabelingDesk, label_queue, read_journal, replay, show_card
+from toksuite_nb.labeling import LabelingDesk, label_forecast, label_queue, read_journal, replay, show_card
 
 POOL = pl.DataFrame({"prompt": [f"question {k}" for k in range(6)]})
 
@@ -196,6 +196,8 @@ def test_wrong_arguments_are_explained(path, tmp_path):
         ),
         (lambda: desk(path).label("maybe"), r"must be one of \['yes', 'no'\], got 'maybe'"),
         (lambda: LabelingDesk(POOL, path).label("  "), "must be a text that is not blank"),
+        (lambda: LabelingDesk(POOL, path).label("\u200b"), "must be a text that is not blank"),
+        (lambda: LabelingDesk(POOL, path, labels=["yes", "\u200b "]), "texts with a visible character, got"),
         (lambda: desk(path).export(tmp_path / "a.txt"), "must end in one of"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -230,3 +232,29 @@ def test_labelling_needs_no_torch():
     code = "import sys, toksuite_nb.labeling; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "False", run.stderr[-500:]
+
+
+@pytest.fixture(scope="module")
+def member():
+    from toksuite_nb.suite import load_suite
+
+    return load_suite(names=["bpe"])["bpe"]
+
+
+ENDS = {"calibration": "Llama-3.1-8B", "zero_shot": 0.4, "ceiling": 0.9}
+
+
+def labelled(labels):
+    return pl.DataFrame({"prompt": [f"{k} and {k} is" for k in range(len(labels))], "label": labels})
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "\u200b"])
+def test_labels_of_which_nothing_can_be_seen_are_refused_by_row(member, bad):
+    with pytest.raises(ValueError, match=r"label_forecast: every label must be a text .* in rows \[1\]"):
+        label_forecast(labelled(["two", bad, "six"]), member.model, member.tokenizer, **ENDS)
+
+
+@pytest.mark.parametrize("labels", [[None, None], [1, 2]])
+def test_labels_that_are_no_texts_are_refused_by_row(member, labels):
+    with pytest.raises(ValueError, match=r"got .* in rows \[0, 1\]. Write numbers as text"):
+        label_forecast(labelled(labels), member.model, member.tokenizer, **ENDS)

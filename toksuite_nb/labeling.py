@@ -55,10 +55,15 @@ def label_queue(
         )
     texts = [check_text(text or "", "label_queue") for text in examples["prompt"]]
     names = [content_hash(text)[:16] for text in texts]
-    blank = pl.Series([not re.sub(r"[\s\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]", "", text) for text in texts])
+    blank = pl.Series([_blank(text) for text in texts])
     frame = examples.with_columns(example=pl.Series(names, dtype=pl.String))
     reason = pl.when(blank).then(pl.lit("empty")).when(~pl.col("example").is_first_distinct()).then(pl.lit("duplicate"))
     return frame.with_columns(why_not=reason)
+
+
+def _blank(text: str) -> bool:
+    "Whether nothing of `text` can be seen."
+    return not re.sub(r"[\s\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]", "", text)
 
 # %% ../nbs/53_labeling.ipynb #3c95a357
 @dataclass(frozen=True)
@@ -328,9 +333,8 @@ class LabelingDesk:
 
     def _check_arguments(self) -> None:
         problems = [f"labels that differ, got {list(self.labels)}"] * (len(set(self.labels)) < len(self.labels))
-        problems += ["labels with a visible character, got one without"] * any(
-            not str(label).strip() for label in self.labels
-        )
+        unseen = [label for label in self.labels if not isinstance(label, str) or _blank(label)]
+        problems += [f"labels that are texts with a visible character, got {unseen[:5]}"] * bool(unseen)
         problems += [
             f"columns to show out of {self.queue.columns}, got {lost}"
             for lost in [[c for c in self.show if c not in self.queue.columns]]
@@ -377,7 +381,7 @@ class LabelingDesk:
             raise ValueError(
                 "LabelingDesk: needs an example without an answer, got none left. Undo the last one to change it."
             )
-        if (self.labels and answer not in self.labels) or not answer.strip():
+        if (self.labels and answer not in self.labels) or not isinstance(answer, str) or _blank(answer):
             raise ValueError(
                 f"LabelingDesk: an answer must be {f'one of {list(self.labels)}' if self.labels else 'a text that is not blank'}, got {answer!r}. "
                 "Choose another, or put the example off with skip()."
@@ -556,7 +560,7 @@ def _ends(row: Mapping[str, Any]) -> str:
 
 
 def label_forecast(
-    labelled: pl.DataFrame,  # With `prompt` and `label`, as from `LabelingDesk.labelled`; at least two rows
+    labelled: pl.DataFrame,  # With `prompt` and `label` (texts that are not blank), as from `LabelingDesk.labelled`; at least two rows
     model: Any,  # Causal LM in Hugging Face form
     tokenizer: Any,  # Its tokenizer, or what `load_tokenizer` takes
     *,
@@ -575,6 +579,12 @@ def label_forecast(
     if labelled.height < 2:
         raise ValueError(
             f"label_forecast: needs at least 2 labelled examples, got {labelled.height}. Label more of them; the published value takes 32."
+        )
+    bad = [k for k, label in enumerate(labelled["label"]) if not isinstance(label, str) or _blank(label)]
+    if bad:
+        raise ValueError(
+            f"label_forecast: every label must be a text with a visible character, got {labelled['label'][bad[:3]].to_list()} in rows {bad[:5]}. "
+            "Write numbers as text, and leave out rows without an answer."
         )
     answers = [join + label for label in labelled["label"]]
     examples = examples_from_text(tokenizer, labelled["prompt"].to_list(), answers)
