@@ -420,6 +420,28 @@ def test_cos_low_of_other_gradients_is_warned_about():
         forecast(Full(), calibration=calibrate(*LINE), level=0.8)  # a calibration that does not say
 
 
+def test_what_a_cos_low_says_against_itself_is_passed_on():
+    class Few:
+        value, n, notes = 0.3, 3, ()
+
+    class Doubled:
+        value, n, notes = 0.3, 32, ("examples 0 and 9 are identical",)
+
+    class Sound:
+        value, n, notes = 0.3, 32, ()
+
+    for value, said in ((Few(), "3 examples only; the published value takes 32"), (Doubled(), "0 and 9 are identical")):
+        with pytest.warns(UserWarning, match=f"forecast: this CoS-Low has notes: .*{said}"):
+            told = forecast(value, calibration=preset_line())
+        assert told.equals(forecast(0.3, calibration=preset_line())), "a warning changes no number"
+        with pytest.warns(UserWarning, match="labels_needed: this CoS-Low has notes"):
+            labels_needed(0.7, 0.5, 0.9, cos_low=value, calibration=preset_line())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forecast(Sound(), calibration=preset_line())
+        forecast(0.3, calibration=preset_line())
+
+
 def test_a_calibration_always_tells_its_baseline():
     line = calibrate(*LINE)
     assert "mean absolute error of the AUC on left-out tasks 0.000, of the mean of the others 0.098" in repr(line)

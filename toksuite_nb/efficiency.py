@@ -832,6 +832,12 @@ def _curve(
                 f"{where}: CoS-Low is of {measured!r} gradients and the calibration of {known.weights!r} gradients, which need another line.",
                 stacklevel=3,
             )
+        weak = _weaknesses(cos_low)
+        if weak:
+            warnings.warn(
+                f"{where}: this CoS-Low has notes: {'; '.join(weak)}. The interval is that of tasks without such notes, and may be too narrow here.",
+                stacklevel=3,
+            )
         auc = known.auc(float(value))
     curve = EfficiencyCurve(auc)
     if not 0.05 <= auc <= 0.95:
@@ -840,6 +846,13 @@ def _curve(
             stacklevel=3,
         )
     return curve, known
+
+
+def _weaknesses(cos_low: Any) -> list[str]:
+    "What a `CosLow` says against itself; a bare number says nothing."
+    n, notes = getattr(cos_low, "n", None), list(getattr(cos_low, "notes", ()))
+    few = n is not None and n < 32 and not any(note.startswith(f"{n} examples only") for note in notes)
+    return [f"{n} examples only; the published value takes 32"] * few + notes
 
 
 def _ends(zero_shot: float | int | None, ceiling: float | int | None, where: str) -> tuple[float, float]:
