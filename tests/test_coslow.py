@@ -83,7 +83,7 @@ def test_answers_that_do_not_end_are_said_to_be_long():
     going = confidence(model, Bytes(), ["a", "bc"], show=False)
     assert going["ended"].to_list() == [False, False] and going["n_tokens"].to_list() == [30, 30]
     with pytest.warns(UserWarning, match="2 of 2 answers go on after 30 tokens or more"):
-        select_low_confidence(going, fraction=1, n=2)
+        select_low_confidence(going, fraction=1, n=2, small_pool=True)
     short = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=29, show=False)
     third = 3 + going["answer"][0].encode("utf-8", "replace")[0]
     model.config.eos_token_id = model.generation_config.eos_token_id = [1, third]
@@ -91,7 +91,7 @@ def test_answers_that_do_not_end_are_said_to_be_long():
     assert ended["ended"][0] and not short["ended"].any()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        select_low_confidence(short, fraction=1, n=2)
+        select_low_confidence(short, fraction=1, n=2, small_pool=True)
 
 
 def test_not_finite_probabilities_are_reported():
@@ -152,7 +152,10 @@ def test_pool_of_320_is_just_enough():
         ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n, or take"
     ):
         select_low_confidence(values[:319])
-    assert select_low_confidence(values[:100], n=10).height == 10
+    with pytest.warns(
+        UserWarning, match="a pool of 100 is small; CoS-Low is then that of 10 from its least confident 10%"
+    ):
+        assert select_low_confidence(values[:100], n=10).height == 10
     with (
         pytest.warns(UserWarning, match="1 of 320 examples have no confidence"),
         pytest.raises(ValueError, match="got 31 of 319"),
@@ -171,6 +174,24 @@ def test_small_pools_need_a_flag_and_say_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a large pool is drawn from as ever
         assert select_low_confidence(np.arange(400.0), small_pool=True)["share"][0] == 0.1
+
+
+def test_a_larger_share_does_not_silence_a_small_pool():
+    values = np.random.default_rng(0).uniform(size=320)
+    with pytest.warns(
+        UserWarning, match="that of 32 from its whole, and no longer of the least confident, where published"
+    ):
+        select_low_confidence(values[:32], fraction=1.0)
+    with pytest.warns(
+        UserWarning, match="a pool of 319 is small; CoS-Low is then that of 32 from its least confident 20%"
+    ):
+        loud = select_low_confidence(values[:319], fraction=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loud.equals(select_low_confidence(values[:319], fraction=0.2, small_pool=True)), (
+            "the flag changes no draw"
+        )
+        select_low_confidence(values, fraction=1.0)
 
 
 def test_beginning_of_text_is_not_written_twice():

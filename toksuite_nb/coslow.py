@@ -222,7 +222,7 @@ def select_low_confidence(
     n: int = 32,  # How many to draw, >= 2
     seed: int = 0,  # Seed of the draw, recorded in the result
     measure: str = "confidence",  # `confidence` (lowest first) or `perplexity` (highest first)
-    small_pool: bool = False,  # True: where the share holds fewer than `n`, take the `n` least confident
+    small_pool: bool = False,  # True: a pool below 320 is meant; where the share holds fewer than `n`, take the `n` least confident
 ) -> pl.DataFrame:  # `i`, the measure, `rank` from the least confident (0), `pool` (its size), `share` of it drawn from, `seed`; in the order of `i`
     "A seeded draw of `n` from the least confident `fraction` of the pool."
     if measure not in ("confidence", "perplexity"):
@@ -262,6 +262,12 @@ def select_low_confidence(
             f"{pool.height}. Enlarge the pool to {int(np.ceil(n / fraction - 1e-9))}, or lower n"
             + (", or take the least confident with small_pool=True." if n <= pool.height else ".")
         )
+    if pool.height < _published_pool and not small_pool:
+        warnings.warn(
+            f"select_low_confidence: a pool of {pool.height} is small; CoS-Low is then that of {n} from its {_told_share(candidates.height / pool.height)}, "
+            f"where published values take 32 from the least confident 10% of at least {_published_pool}. Enlarge the pool, or say small_pool=True.",
+            stacklevel=2,
+        )
     drawn = np.sort(derive_rng(seed, "select_low_confidence").choice(candidates.height, n, replace=False))
     return (
         candidates[drawn]
@@ -275,6 +281,13 @@ def select_low_confidence(
         )
         .sort("i")
     )
+
+
+_published_pool = 320
+
+
+def _told_share(share: float) -> str:
+    return "whole, and no longer of the least confident" if share == 1 else f"least confident {share:.0%}"
 
 
 def _check_draw(frame: pl.DataFrame, measure: str, fraction: float | int, n: int) -> None:
