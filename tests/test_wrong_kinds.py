@@ -25,6 +25,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         CeilingPrior,
         EfficiencyCurve,
         calibrate,
+        ceiling_errors,
         ceiling_prior,
         efficiency_auc,
         efficiency_table,
@@ -143,6 +144,18 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "words as ends": (
             lambda: labels_needed(0.7, "x", 0.9, auc=0.5),
             "0 <= zero_shot < ceiling <= 1, got zero_shot=x",
+        ),
+        "a word as errors": (
+            lambda: labels_needed(0.7, measured=curve, errors="x"),
+            "stand alone, got errors='x' and []",
+        ),
+        "a word as first budgets": (
+            lambda: labels_needed(0.7, measured="x", errors=ceiling_errors(published_curves())),
+            "a curve is a mapping or a frame, got str",
+        ),
+        "a word as a strength": (
+            lambda: ceiling_errors(published_curves(), strength="x"),
+            "strength >= 0, got 39 curves and x",
         ),
         "a truth value as a target": (lambda: labels_needed(True, 0.5, 0.9, auc=0.5), "metric in [0, 1], got True"),
         "no target": (lambda: labels_needed(None, 0.5, 0.9, auc=0.5), "metric in [0, 1], got None"),
