@@ -29,6 +29,7 @@ from toksuite_nb.efficiency import (
     forecast,
     held_out_errors,
     interval_coverage,
+    labels_coverage,
     labels_needed,
     preset,
     published_curves,
@@ -208,6 +209,35 @@ def test_coverage_follows_the_stated_level(level):
 def test_bands_from_the_area_alone_do_not_cover():
     x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
     assert interval_coverage(x, y, s, basis="auc only")["held"].to_numpy().mean() < 0.65
+
+
+def test_intervals_of_labels_hold_the_measured_crossing():
+    """The bracket is worked out here from the shares, and the answer from the forecast's own edges."""
+    x, y, s = figure()["cos_low"].to_numpy(), figure()["auc"].to_numpy(), shares()
+    targets = (0.2, 0.5, 0.7, 0.8, 0.9)
+    table = labels_coverage(x, y, s, targets=targets)
+    held, ends = np.zeros((x.size, len(targets))), np.zeros((x.size, len(targets)))
+    for i in range(x.size):
+        keep = np.arange(x.size) != i
+        line = calibrate(x[keep], y[keep], shares=s[keep])
+        band = forecast(float(x[i]), calibration=line, budgets=range(5001))
+        low, high = band["low"].to_numpy(), band["high"].to_numpy()
+        for k, target in enumerate(targets):
+            reached = np.flatnonzero(s[i] >= target)
+            by = anchors[reached[0]] if reached.size else np.inf
+            after = ([0, *anchors][reached[0]]) if reached.size else anchors[-1]
+            first = np.flatnonzero(high >= target - 1e-12)[0]
+            last = np.flatnonzero(low >= target - 1e-12)
+            ends[i, k] = not last.size
+            held[i, k] = first <= by and (not last.size or last[0] > after)
+    assert np.allclose(table["held"], held.mean(0)) and np.allclose(table["open"], ends.mean(0))
+    assert table["held"].to_numpy().min() >= 25 / 30 and table["held"].to_numpy().mean() >= 0.85
+    assert table["open"].to_list()[-2:] == [1, 1], "the statement about open ends has changed"
+    assert table["never"].to_list() == [0, 0, 3, 5, 7]
+    cut = labels_coverage(x, y, s, targets=targets, largest=500)
+    assert (cut["never"] >= table["never"]).all() and (cut["held"] >= table["held"]).all(), (
+        "less is known of a crossing beyond the budgets"
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,7 @@ __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficienc
            'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'CeilingPrior',
            'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'CeilingErrors', 'ceiling_errors',
            'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage', 'LabelsNeeded', 'crossing',
-           'labels_needed']
+           'labels_needed', 'labels_coverage']
 
 # %% ../nbs/42_efficiency.ipynb #ca0f80f8
 from collections.abc import Mapping, Sequence
@@ -1146,3 +1146,30 @@ def _within(n: int | None, after: int | None, by: int | None) -> int | None:
 def _first(values: Float[np.ndarray, " n"], share: float) -> int | None:
     reached = np.flatnonzero(values >= share - 1e-12)
     return int(reached[0]) if reached.size else None
+
+# %% ../nbs/42_efficiency.ipynb #3e509162
+def labels_coverage(
+    cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
+    auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task
+    shares: Shaped[np.ndarray, "tasks budgets"],  # Measured share of the gap at the seven anchors
+    *,
+    targets: Sequence[float | int] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # Shares asked for, in (0, 1]
+    largest: int = anchors[-1],  # Largest budget that was measured; a crossing beyond it is only known to be later
+    level: float = 0.9,  # Stated share of the intervals
+) -> pl.DataFrame:  # `share` asked for, `tasks`, `held`: share of left-out tasks whose interval holds the crossing, `open`: without an upper end, `never`: tasks that did not get there
+    "How often the interval of `labels_needed` holds the crossing of a task that took no part."
+    x, y = _numbers(cos_low, "labels_coverage", "cos_low"), _numbers(auc, "labels_coverage", "auc")
+    measured = _numbers(shares, "labels_coverage", "shares")
+    _check_tasks(x, y, measured)
+    rows = []
+    for i in range(x.size):
+        rest = np.arange(x.size) != i
+        line = calibrate(x[rest], y[rest], shares=measured[rest])
+        curve = {0: 0.0} | {n: s for n, s in zip(anchors, measured[i].tolist(), strict=True) if n <= largest}
+        for target in targets:
+            answer = labels_needed(target, 0, 1, cos_low=float(x[i]), calibration=line, level=level)
+            after, by = crossing(curve, target)
+            rows.append((float(target), answer.holds(after, by), answer.high is None, by is None))
+    answers = pl.DataFrame(rows, orient="row", schema=["share", "held", "open", "never"])
+    told = (pl.len().cast(pl.Int64).alias("tasks"), pl.col("held", "open").mean(), pl.col("never").sum().cast(pl.Int64))
+    return answers.group_by("share", maintain_order=True).agg(*told)
