@@ -258,3 +258,37 @@ def test_labels_of_which_nothing_can_be_seen_are_refused_by_row(member, bad):
 def test_labels_that_are_no_texts_are_refused_by_row(member, labels):
     with pytest.raises(ValueError, match=r"got .* in rows \[0, 1\]. Write numbers as text"):
         label_forecast(labelled(labels), member.model, member.tokenizer, **ENDS)
+
+
+def test_the_calibration_is_named_and_another_model_is_warned_about(member):
+    from toksuite_nb.efficiency import Calibration, preset
+
+    few = labelled(["two", "four", "six"])
+    with pytest.warns(UserWarning, match=r"line of Llama-3.1-8B is not known to hold .* a llama model of \d+ million"):
+        outlook = label_forecast(few, member.model, member.tokenizer, **ENDS)
+    assert "Read with the line of Llama-3.1-8B, which is another model: a llama model of" in repr(outlook)
+    assert (
+        outlook.forecast["calibration"].unique().to_list() == ["Llama-3.1-8B"] and "Llama-3.1-8B" in outlook.view.value
+    )
+    with pytest.warns(UserWarning, match=r"line of Qwen2.5-14B is not known"):
+        label_forecast(few, member.model, member.tokenizer, **{**ENDS, "calibration": preset("Qwen2.5-14B-Instruct")})
+    own = Calibration("the suite", 0.5, 0.3)
+    with pytest.warns(UserWarning) as caught:
+        outlook = label_forecast(few, member.model, member.tokenizer, **{**ENDS, "calibration": own})
+    assert not any("not known to hold" in str(w.message) for w in caught) and repr(outlook).endswith("of the suite.")
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "weights", "fits"),
+    [("Llama-3.1-8B", "llama", 8.0e9, True), ("Llama-3.1-8B", "llama", 4.5e9, True), ("Llama-3.1-8B", "llama", 1.2e9, False),
+     ("Llama-3.1-8B", "qwen2", 8.0e9, False), ("Mistral-7B-v0.3", "mistral", 7.2e9, True), ("Qwen2.5-14B", "qwen2", 14.8e9, True),
+     ("my tasks", "gpt2", 1e6, True)],
+)  # fmt: skip
+def test_a_model_fits_a_published_family_by_kind_and_size(family, kind, weights, fits):
+    from types import SimpleNamespace
+
+    from toksuite_nb.labeling import _misfit
+
+    parameter = SimpleNamespace(numel=lambda: weights)
+    model = SimpleNamespace(config=SimpleNamespace(model_type=kind), parameters=lambda: [parameter])
+    assert (_misfit(family, model) is None) == fits

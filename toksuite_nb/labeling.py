@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 import re
 from typing import Any
+import warnings
 
 import altair as alt
 import anywidget
@@ -25,7 +26,7 @@ import traitlets
 
 from .charts import efficiency_chart
 from .core import content_hash
-from .efficiency import Calibration, forecast
+from .efficiency import Calibration, forecast, preset, presets
 from .store import atomic_write
 from .text import check_text, visible
 from .tokens import text_direction
@@ -521,9 +522,11 @@ class LabelForecast:
     "Where the labels lead: CoS-Low of the labelled examples, and what to expect at each budget."
 
     cos_low: Any  # `CosLow`: value, interval, number of examples
-    forecast: pl.DataFrame  # `forecast_schema` with `basis`
+    forecast: pl.DataFrame  # `forecast_schema` with `basis` and `calibration`
     zero_shot: float  # Metric without fine-tuning
     ceiling: float  # Best metric to hope for
+    calibration: str  # Model family whose line was read
+    misfit: str | None = None  # In what the model differs from that family, as far as its name tells; None: in nothing
 
     @property
     def chart(self) -> alt.LayerChart:
@@ -550,7 +553,8 @@ class LabelForecast:
             else f"{found.level:.0%} interval {found.low:.3f} to {found.high:.3f}"
         )
         notes = f" {'; '.join(found.notes)}." if found.notes else ""
-        return f"CoS-Low {found.value:.3f} ({ends}, n = {found.n}, seed {found.seed}).{notes}"
+        fit = f", which is another model: {self.misfit}" if self.misfit else ""
+        return f"CoS-Low {found.value:.3f} ({ends}, n = {found.n}, seed {found.seed}).{notes} Read with the line of {self.calibration}{fit}."
 
     __repr__ = __str__
 
@@ -586,8 +590,33 @@ def label_forecast(
             f"label_forecast: every label must be a text with a visible character, got {labelled['label'][bad[:3]].to_list()} in rows {bad[:5]}. "
             "Write numbers as text, and leave out rows without an answer."
         )
+    known = preset(calibration) if isinstance(calibration, str) else calibration
+    if not isinstance(known, Calibration):
+        raise TypeError(
+            f"label_forecast: calibration must be a Calibration or the name of a preset, got {known!r:.60}. Known presets are {presets()['family'].to_list()}."
+        )
+    misfit = _misfit(known.family, model)
+    if misfit:
+        warnings.warn(
+            f"label_forecast: the line of {known.family} is not known to hold for this model, got {misfit}. Calibrate on tasks of the model itself.",
+            stacklevel=2,
+        )
     answers = [join + label for label in labelled["label"]]
     examples = examples_from_text(tokenizer, labelled["prompt"].to_list(), answers)
     found = cos_low(gradient_gram(model, examples, weights=weights, seed=seed, show=False), seed=seed)
-    outlook = forecast(found, calibration=calibration, zero_shot=zero_shot, ceiling=ceiling, level=level)
-    return LabelForecast(found, outlook, zero_shot, ceiling)
+    outlook = forecast(found, calibration=known, zero_shot=zero_shot, ceiling=ceiling, level=level)
+    named = outlook.with_columns(calibration=pl.lit(known.family))
+    return LabelForecast(found, named, zero_shot, ceiling, known.family, misfit)
+
+
+def _misfit(family: str, model: Any) -> str | None:
+    "How a model differs in kind or size from a published family; None: not at all, or the family is no published one."
+    if family not in presets()["family"].to_list():
+        return None
+    kind = {"Llama": "llama", "Mistral": "mistral", "Qwen2.5": "qwen2"}[family.split("-")[0]]
+    size, weights = float(family.split("B")[0].split("-")[-1]) * 1e9, sum(p.numel() for p in model.parameters())
+    found = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    # packed weights count less than what they stand for
+    if found == kind and size / 3 <= weights <= size * 3:
+        return None
+    return f"a {found} model of {weights / 1e6:,.0f} million weights"
