@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
-from toksuite_nb.gradients import Example, Gram, gradient_gram, sketch
+from toksuite_nb.coslow import _prompt_ids, chat_prompts, confidence, cos_low, select_low_confidence
+from toksuite_nb.gradients import Example, Gram, as_tokenizer, gradient_gram, sketch
 from toksuite_nb.store import data_dir
 
 
@@ -203,6 +203,40 @@ def test_beginning_of_text_is_not_written_twice():
     model = build()
     once = confidence(model, Marked(), ["abc"], max_new_tokens=3, show=False)
     assert once.equals(confidence(model, Marked(), ["^abc"], max_new_tokens=3, show=False))
+
+
+def templated():
+    """A byte-level tokenizer that writes <s> before every text, and whose template writes it too."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    marks = ["<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        ["the capital of Peru is Lima"] * 4,
+        trainers.BpeTrainer(vocab_size=290, special_tokens=marks, initial_alphabet=alphabet),
+    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    chat = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    chat.chat_template = "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    return chat
+
+
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+def test_chat_prompts_have_the_ids_of_the_template(system):
+    chat, questions = templated(), ["capital of Peru?", " spaces  ", "رنگ <s> آسمان؟", "天空\n是什么"]
+    ours = _prompt_ids(as_tokenizer(chat), chat_prompts(chat, questions, system=system), None)
+    before = [] if system is None else [{"role": "system", "content": system}]
+    theirs = [
+        chat.apply_chat_template(
+            [*before, {"role": "user", "content": q}], tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        for q in questions
+    ]
+    assert ours == theirs
 
 
 def test_value_is_the_published_procedure():

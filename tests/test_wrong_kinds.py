@@ -19,7 +19,7 @@ NAN = float("nan")
 
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
-    from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
+    from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
         CeilingPrior,
@@ -53,6 +53,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         def encode(self, texts):
             return [[b + 3 for b in t.encode()] for t in texts]
 
+    chat = SimpleNamespace(chat_template="x", apply_chat_template=lambda messages, **_: messages[-1]["content"])
     curve, whole, rows = (
         {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
         Gram(np.eye(9), np.zeros(9), "full"),
@@ -60,6 +61,16 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     x, y = np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8)
     return {
+        "one question": (
+            lambda: chat_prompts(chat, "abc"),
+            "questions must be a list of texts, and system a text or None, got 'abc'",
+        ),
+        "numbers as questions": (
+            lambda: chat_prompts(chat, ["a", 3]),
+            "a list of texts, and system a text or None, got 3",
+        ),
+        "no questions": (lambda: chat_prompts(chat, None), "a list of texts, and system a text or None, got None"),
+        "a number as system": (lambda: chat_prompts(chat, ["a"], system=3), "and system a text or None, got 3"),
         "no prompts": (lambda: confidence(Model(), Bytes(), None), "list of texts or of token ids, got NoneType"),
         "one flat list of ids": (lambda: confidence(Model(), Bytes(), [1, 2]), "whole numbers, got [1, 2]"),
         "ids with fractions": (lambda: confidence(Model(), Bytes(), [[1.5]]), "whole numbers, got [[1.5]]"),

@@ -198,6 +198,14 @@ def chat_prompts(
             f"chat_prompts: needs a tokenizer with a chat template, got {type(tokenizer).__name__} without one. "
             "Pass the tokenizer of an instruction-tuned model, or use the questions as they are."
         )
+    single = isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable)
+    odd = [questions] if single else [question for question in questions if not isinstance(question, str)]
+    odd += [] if system is None or isinstance(system, str) else [system]
+    if odd:
+        raise TypeError(
+            f"chat_prompts: questions must be a list of texts, and system a text or None, got {odd[0]!r:.60}. "
+            "Put a single question into a list; write numbers as text."
+        )
     before = [] if system is None else [{"role": "system", "content": system}]
     texts = [
         tokenizer.apply_chat_template(
