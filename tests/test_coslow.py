@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from toksuite_nb.coslow import _prompt_ids, chat_prompts, confidence, cos_low, select_low_confidence
-from toksuite_nb.gradients import Example, Gram, as_tokenizer, gradient_gram, sketch
+from toksuite_nb.gradients import Example, Gram, as_tokenizer, examples_from_text, gradient_gram, sketch
 from toksuite_nb.store import data_dir
 
 
@@ -201,6 +201,11 @@ def test_beginning_of_text_is_not_written_twice():
             self.specials |= {"bos": 3 + ord("^")}
 
     model = build()
+    mixed = confidence(model, Marked(), ["abc", "^abc"], max_new_tokens=3, show=False).drop("i")
+    assert mixed[0].equals(mixed[1]), "each text by itself"
+    assert [e.prompt for e in examples_from_text(Marked(), ["^ab", "ab"], ["c", "c"])] == [
+        examples_from_text(Marked(), ["ab"], ["c"])[0].prompt
+    ] * 2
     once = confidence(model, Marked(), ["abc"], max_new_tokens=3, show=False)
     assert once.equals(confidence(model, Marked(), ["^abc"], max_new_tokens=3, show=False))
 
@@ -434,7 +439,6 @@ def test_layers_of_a_frame_do_not_mix_in():
 @pytest.mark.skipif(not (data_dir() / "suite").exists(), reason="no mini suite in data/")
 def test_a_suite_model_goes_all_the_way_to_a_forecast():
     from toksuite_nb.efficiency import forecast
-    from toksuite_nb.gradients import examples_from_text
 
     member = pytest.importorskip("toksuite_nb.suite").load_suite()["bpe"]
     prompts = [

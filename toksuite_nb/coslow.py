@@ -76,7 +76,7 @@ def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int
         start = start_ids(tok, bos)
         encoded = [list(ids) for ids in tok.encode(texts)]
         # a template may have written the beginning-of-text id already
-        return encoded if all(ids[: len(start)] == start for ids in encoded) else [start + ids for ids in encoded]
+        return [ids if ids[: len(start)] == start else start + ids for ids in encoded]
     try:
         return [[index(t) for t in ids] for ids in prompts]
     except TypeError:

@@ -118,9 +118,10 @@ def examples_from_text(
         _shared(alone, w) if span is None else int((span[1] <= join).sum())
         for alone, w, span, join in zip(tok.encode(list(prompts)), whole, spans, joins, strict=True)
     ]
-    start = [] if all(w[: len(start)] == start for w in whole) else start  # a template may have written it already
+    # a template may have written it already
+    before: list[list[int]] = [[] if w[: len(start)] == start else start for w in whole]
     no_answer = [i for i, (w, cut) in enumerate(zip(whole, cuts, strict=True)) if cut == len(w) or not answers[i]]
-    no_prompt = [i for i, cut in enumerate(cuts) if not start and cut == 0]
+    no_prompt = [i for i, cut in enumerate(cuts) if not before[i] and cut == 0]
     problems = [f"answers {no_answer[:5]} have no token of their own"] if no_answer else []
     problems += [f"prompts {no_prompt[:5]} leave no token before the answer"] if no_prompt else []
     if problems:
@@ -136,7 +137,7 @@ def examples_from_text(
             f"examples_from_text: {spanning} of {len(whole)} answers share a token with their prompt; it counts as theirs.",
             stacklevel=2,
         )
-    return [Example(start + w[:cut], w[cut:]) for w, cut in zip(whole, cuts, strict=True)]
+    return [Example(own + w[:cut], w[cut:]) for own, w, cut in zip(before, whole, cuts, strict=True)]
 
 
 def _token_spans(tok: Any, texts: list[str]) -> list[Any]:
