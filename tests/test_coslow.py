@@ -82,16 +82,33 @@ def test_answers_that_do_not_end_are_said_to_be_long():
     model = build()
     going = confidence(model, Bytes(), ["a", "bc"], show=False)
     assert going["ended"].to_list() == [False, False] and going["n_tokens"].to_list() == [30, 30]
-    with pytest.warns(UserWarning, match="2 of 2 answers go on after 30 tokens or more"):
+    with pytest.warns(UserWarning, match="2 of 2 answers were cut off after up to 30 tokens"):
         select_low_confidence(going, fraction=1, n=2, small_pool=True)
     short = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=29, show=False)
     third = 3 + going["answer"][0].encode("utf-8", "replace")[0]
     model.config.eos_token_id = model.generation_config.eos_token_id = [1, third]
     ended = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=40, show=False)
     assert ended["ended"][0] and not short["ended"].any()
+    with pytest.warns(UserWarning, match="after up to 29 tokens.* Raise max_new_tokens to 30 to see"):
+        select_low_confidence(short, fraction=1, n=2, small_pool=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        select_low_confidence(short, fraction=1, n=2, small_pool=True)
+        half = short.with_columns(ended=pl.Series([True, False]))
+        select_low_confidence(half, fraction=1, n=2, small_pool=True)
+
+
+@pytest.mark.parametrize(("length", "told"), [(29, False), (30, True)])
+def test_long_labels_are_noted_and_reach_the_forecast(length, told):
+    from toksuite_nb.efficiency import forecast
+
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(3, 259, 4), rng.integers(3, 259, size)) for size in (2, length, length, 60)]
+    result = cos_low(gradient_gram(build(), examples, rank=4))
+    said = f"the median answer has {length} tokens; CoS-Low and its forecasts are known for short answers"
+    assert (said in result.notes) == told
+    with pytest.warns(UserWarning) as caught:
+        forecast(result, calibration="Llama-3.1-8B")
+    assert (said in str(caught[0].message)) == told
 
 
 def test_not_finite_probabilities_are_reported():

@@ -248,11 +248,13 @@ def select_low_confidence(
             stacklevel=2,
         )
     if frame.schema.get("ended") == pl.Boolean and frame.schema.get("n_tokens") == pl.Int64:
-        long = int((~frame["ended"] & (frame["n_tokens"] >= 30)).sum())
-        if long > frame.height / 2:
+        going = frame.filter(~pl.col("ended"))["n_tokens"].fill_null(0).to_list()
+        if len(going) > frame.height / 2:
+            longest = max(going)
             warnings.warn(
-                f"select_low_confidence: {long} of {frame.height} answers go on after 30 tokens or more. CoS-Low and its forecasts are known for "
-                "short answers; of long ones only the beginning is judged.",
+                f"select_low_confidence: {len(going)} of {frame.height} answers were cut off after up to {longest} tokens. "
+                "CoS-Low and its forecasts are known for short answers; of long ones only the beginning is judged."
+                + (" Raise max_new_tokens to 30 to see whether they are long." if longest < 30 else ""),
                 stacklevel=2,
             )
     ranked = pool.sort([measure, "i"], descending=[measure == "perplexity", False]).with_row_index("rank")

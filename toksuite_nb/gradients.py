@@ -1898,6 +1898,10 @@ def gradient_gram(
     tape, losses = run.tape, run.losses
     drawn = weights == "lora_b"
     notes = _notes(given, dot, losses)
+    middle = float(np.median([len(e.answer) for e in given]))
+    notes += [f"the median answer has {middle:g} tokens; CoS-Low and its forecasts are known for short answers"] * (
+        middle >= 30
+    )
     owners = set().union(*(layer.owners for layer in tape.layers.values() if layer.name in tape.grams))
     silent = [name for name in targets if name not in tape.heard | owners]
     notes += [f"layers without a gradient: {', '.join(silent[:5])}"] if silent else []
