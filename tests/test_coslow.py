@@ -78,6 +78,15 @@ def test_answer_ends_at_the_stop_token_which_does_not_count():
     assert stopped["note"][0] == "no token of the answer counts" and stopped["answer"][0] == ""
 
 
+def test_what_is_excluded_leaves_the_measure_and_not_the_text():
+    model = build()
+    free = confidence(model, Bytes(), ["a"], max_new_tokens=6, show=False)
+    first = 3 + free["answer"][0].encode("utf-8", "replace")[0]
+    told = confidence(model, Bytes(), ["a"], max_new_tokens=6, exclude=[first], show=False)
+    assert told["answer"].to_list() == free["answer"].to_list(), "an excluded token is still part of the answer"
+    assert told["n_tokens"][0] < free["n_tokens"][0] == 6 and told["confidence"][0] != free["confidence"][0]
+
+
 def test_answers_that_do_not_end_are_said_to_be_long():
     model = build()
     going = confidence(model, Bytes(), ["a", "bc"], show=False)

@@ -31,21 +31,21 @@ def confidence(
     max_new_tokens: int = 30,  # Longest answer, >= 1
     batch_size: int = 16,  # Prompts per forward pass, >= 1
     bos: int | bool | None = None,  # Id before each text; None: the tokenizer's own, if it has one; False: nothing
-    exclude: Collection[int] = (),  # Further ids that do not count, such as a newline
+    exclude: Collection[int] = (),  # Further ids that do not count, such as a newline; the answer's text keeps them
     show: bool = True,  # Progress bar
 ) -> pl.DataFrame:  # `i`, `answer`, `ended`, `n_tokens` that count, `confidence` in [0, 1], `perplexity` >= 1, `note`
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
     tok = as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
     _check_prompts(model, given, max_new_tokens, batch_size, exclude)
-    silent = frozenset(exclude) | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     stop = _stop_ids(model, tok)
+    marks = stop | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     order = sorted(range(len(given)), key=lambda i: -len(given[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rows: list[dict[str, Any]] = []
     for batch in progress(batches, "confidence", show=show and len(batches) > 1):
         for i, answer in zip(batch, _greedy(model, [given[i] for i in batch], max_new_tokens, stop), strict=True):
-            measured = _measured(answer, tok.pieces, silent | stop, tok.specials.get("unk"))
+            measured = _measured(answer, tok.pieces, marks, frozenset(exclude), tok.specials.get("unk"))
             rows.append({"i": i, "ended": answer[-1][0] in stop, **measured})
     return pl.DataFrame(
         rows,
@@ -162,13 +162,18 @@ def _greedy(model: Any, prompts: list[list[int]], steps: int, stop: frozenset[in
 
 
 def _measured(
-    answer: list[tuple[int, float]], pieces: Sequence[bytes | None], silent: frozenset[int], unknown: int | None
+    answer: list[tuple[int, float]],
+    pieces: Sequence[bytes | None],
+    marks: frozenset[int],
+    exclude: frozenset[int],
+    unknown: int | None,
 ) -> dict[str, Any]:
     def text(token: int) -> bytes | None:
         return pieces[token] if token < len(pieces) else None
 
-    counted = [(t, p) for t, p in answer if t not in silent and (text(t) is not None or t == unknown)]
-    shown = b"".join(text(t) or b"" for t, _ in answer if t not in silent).decode("utf-8", "replace")
+    said = [(t, p) for t, p in answer if t not in marks]
+    shown = b"".join(text(t) or b"" for t, _ in said).decode("utf-8", "replace")
+    counted = [(t, p) for t, p in said if t not in exclude and (text(t) is not None or t == unknown)]
     out: dict[str, Any] = {
         "answer": shown,
         "n_tokens": len(counted),
