@@ -441,6 +441,22 @@ def test_infinite_numbers_are_no_confidence():
     assert drawn["pool"][0] == 400 and drawn["i"].min() >= 2
 
 
+@pytest.mark.skipif(not (data_dir() / "suite").exists(), reason="no mini suite in data/")
+def test_what_holds_a_model_is_taken_for_it():
+    from toksuite_nb.lm import LM
+
+    member = pytest.importorskip("toksuite_nb.suite").load_suite(names=["bpe"])["bpe"]
+    examples = examples_from_text(member.tokenizer, ["one and", "two and"], [" three", " four"])
+    for holder in (member, LM(member.model, member.tokenizer)):
+        assert np.array_equal(
+            gradient_gram(holder, examples, rank=4, calibrate=False).dot,
+            gradient_gram(member.model, examples, rank=4, calibrate=False).dot,
+        )
+        assert confidence(holder, member.tokenizer, ["one"], max_new_tokens=2, show=False).equals(
+            confidence(member.model, member.tokenizer, ["one"], max_new_tokens=2, show=False)
+        )
+
+
 def test_examples_without_a_cosine_are_left_out_and_told():
     x = np.random.default_rng(0).normal(size=(9, 40)) + 0.5
     dot = x @ x.T

@@ -39,7 +39,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         published_curves,
     )
     from toksuite_nb.finetune import FinetuneConfig, Task
-    from toksuite_nb.gradients import Gram, examples_from_text
+    from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
 
     class Model:
         config = None
@@ -53,6 +53,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         def encode(self, texts):
             return [[b + 3 for b in t.encode()] for t in texts]
 
+    pairs = [([1], [2]), ([1, 3], [2])]
     chat = SimpleNamespace(chat_template="x", apply_chat_template=lambda messages, **_: messages[-1]["content"])
     curve, whole, rows = (
         {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
@@ -71,6 +72,28 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         ),
         "no questions": (lambda: chat_prompts(chat, None), "a list of texts, and system a text or None, got None"),
         "a number as system": (lambda: chat_prompts(chat, ["a"], system=3), "and system a text or None, got 3"),
+        "a text as an example": (
+            lambda: gradient_gram(Model(), ["ab"]),
+            "(prompt ids, answer ids), got 'ab' in place 0",
+        ),
+        "texts as a pair": (lambda: gradient_gram(Model(), [([1], [2]), ("a", "b")]), "got ('a', 'b') in place 1"),
+        "three in a pair": (lambda: gradient_gram(Model(), [([1], [2], [3])]), "got ([1], [2], [3]) in place 0"),
+        "a number as an example": (lambda: gradient_gram(Model(), [3]), "(prompt ids, answer ids), got 3 in place 0"),
+        "one text as examples": (
+            lambda: gradient_gram(Model(), "ab"),
+            "must be a list of `Example` or of pairs of ids, got str",
+        ),
+        "no examples": (lambda: gradient_gram(Model(), None), "of pairs of ids, got NoneType"),
+        "no model of a Gram": (
+            lambda: gradient_gram(None, []),
+            "gradient_gram: the model must be a causal LM in Hugging Face form, got NoneType",
+        ),
+        "a word as a rank": (lambda: gradient_gram(Model(), pairs, rank="x"), "alpha a number, got rank='x'"),
+        "words as sizes": (
+            lambda: gradient_gram(Model(), pairs, batch_tokens="x", seed=0.5),
+            "got seed=0.5, batch_tokens='x'",
+        ),
+        "a word as alpha": (lambda: gradient_gram(Model(), pairs, alpha="x"), "alpha a number, got alpha='x'"),
         "no prompts": (lambda: confidence(Model(), Bytes(), None), "list of texts or of token ids, got NoneType"),
         "one flat list of ids": (lambda: confidence(Model(), Bytes(), [1, 2]), "whole numbers, got [1, 2]"),
         "ids with fractions": (lambda: confidence(Model(), Bytes(), [[1.5]]), "whole numbers, got [[1.5]]"),

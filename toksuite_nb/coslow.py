@@ -19,11 +19,11 @@ import polars as pl
 import torch
 
 from .core import check_frame, derive_rng, gram_schema, progress
-from .gradients import Gram, as_tokenizer, start_ids
+from .gradients import Gram, as_model, as_tokenizer, start_ids
 
 # %% ../nbs/41_coslow.ipynb #aa24b988
 def confidence(
-    model: torch.nn.Module,  # Causal LM in Hugging Face form
+    model: Any,  # Causal LM in Hugging Face form, or what `load_lm` gives
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
     prompts: Sequence[str]
     | Sequence[Sequence[SupportsIndex]],  # Texts up to the answer, or their token ids (then taken as they are)
@@ -35,7 +35,7 @@ def confidence(
     show: bool = True,  # Progress bar
 ) -> pl.DataFrame:  # `i`, `answer`, `ended`, `n_tokens` that count, `confidence` in [0, 1], `perplexity` >= 1, `note`
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
-    tok = as_tokenizer(tokenizer)
+    model, tok = as_model(model, "confidence"), as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
     _check_prompts(model, given, max_new_tokens, batch_size, exclude)
     stop = _stop_ids(model, tok)
@@ -88,11 +88,6 @@ def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int
 def _check_prompts(
     model: Any, given: list[list[int]], max_new_tokens: int, batch_size: int, exclude: Collection[int]
 ) -> None:
-    if not callable(getattr(model, "get_input_embeddings", None)):
-        raise TypeError(
-            f"confidence: the model must be a causal LM in Hugging Face form, got {type(model).__name__}. "
-            "Pass e.g. AutoModelForCausalLM.from_pretrained(...)."
-        )
     problems = [] if given else ["at least one prompt, got none"]
     whole = all(isinstance(k, (int, np.integer)) and k >= 1 for k in (max_new_tokens, batch_size))
     if not whole:

@@ -565,7 +565,7 @@ def _ends(row: Mapping[str, Any]) -> str:
 
 def label_forecast(
     labelled: pl.DataFrame,  # With `prompt` and `label` (texts that are not blank), as from `LabelingDesk.labelled`; at least two rows
-    model: Any,  # Causal LM in Hugging Face form
+    model: Any,  # Causal LM in Hugging Face form, or what `load_lm` gives
     tokenizer: Any,  # Its tokenizer, or what `load_tokenizer` takes
     *,
     calibration: Calibration | str,  # Line and errors of the model's family, or the name of a preset
@@ -578,7 +578,7 @@ def label_forecast(
 ) -> LabelForecast:  # CoS-Low and the expected metric at each budget
     "What the labelled examples say about the number of labels that the task needs."
     from toksuite_nb.coslow import cos_low
-    from toksuite_nb.gradients import examples_from_text, gradient_gram
+    from toksuite_nb.gradients import as_model, examples_from_text, gradient_gram
 
     if labelled.height < 2:
         raise ValueError(
@@ -595,6 +595,7 @@ def label_forecast(
         raise TypeError(
             f"label_forecast: calibration must be a Calibration or the name of a preset, got {known!r:.60}. Known presets are {presets()['family'].to_list()}."
         )
+    model = as_model(model, "label_forecast")
     misfit = _misfit(known.family, model)
     if misfit:
         warnings.warn(
