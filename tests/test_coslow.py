@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
-from toksuite_nb.gradients import Example, Gram, gradient_gram, sketch
+from toksuite_nb.coslow import _prompt_ids, chat_prompts, confidence, cos_low, select_low_confidence
+from toksuite_nb.gradients import Example, Gram, as_tokenizer, examples_from_text, gradient_gram, sketch
 from toksuite_nb.store import data_dir
 
 
@@ -78,20 +78,46 @@ def test_answer_ends_at_the_stop_token_which_does_not_count():
     assert stopped["note"][0] == "no token of the answer counts" and stopped["answer"][0] == ""
 
 
+def test_what_is_excluded_leaves_the_measure_and_not_the_text():
+    model = build()
+    free = confidence(model, Bytes(), ["a"], max_new_tokens=6, show=False)
+    first = 3 + free["answer"][0].encode("utf-8", "replace")[0]
+    told = confidence(model, Bytes(), ["a"], max_new_tokens=6, exclude=[first], show=False)
+    assert told["answer"].to_list() == free["answer"].to_list(), "an excluded token is still part of the answer"
+    assert told["n_tokens"][0] < free["n_tokens"][0] == 6 and told["confidence"][0] != free["confidence"][0]
+
+
 def test_answers_that_do_not_end_are_said_to_be_long():
     model = build()
     going = confidence(model, Bytes(), ["a", "bc"], show=False)
     assert going["ended"].to_list() == [False, False] and going["n_tokens"].to_list() == [30, 30]
-    with pytest.warns(UserWarning, match="2 of 2 answers go on after 30 tokens or more"):
-        select_low_confidence(going, fraction=1, n=2)
+    with pytest.warns(UserWarning, match="2 of 2 answers were cut off after up to 30 tokens"):
+        select_low_confidence(going, fraction=1, n=2, small_pool=True)
     short = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=29, show=False)
     third = 3 + going["answer"][0].encode("utf-8", "replace")[0]
     model.config.eos_token_id = model.generation_config.eos_token_id = [1, third]
     ended = confidence(model, Bytes(), ["a", "bc"], max_new_tokens=40, show=False)
     assert ended["ended"][0] and not short["ended"].any()
+    with pytest.warns(UserWarning, match="after up to 29 tokens.* Raise max_new_tokens to 30 to see"):
+        select_low_confidence(short, fraction=1, n=2, small_pool=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        select_low_confidence(short, fraction=1, n=2)
+        half = short.with_columns(ended=pl.Series([True, False]))
+        select_low_confidence(half, fraction=1, n=2, small_pool=True)
+
+
+@pytest.mark.parametrize(("length", "told"), [(29, False), (30, True)])
+def test_long_labels_are_noted_and_reach_the_forecast(length, told):
+    from toksuite_nb.efficiency import forecast
+
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(3, 259, 4), rng.integers(3, 259, size)) for size in (2, length, length, 60)]
+    result = cos_low(gradient_gram(build(), examples, rank=4))
+    said = f"the median answer has {length} tokens; CoS-Low and its forecasts are known for short answers"
+    assert (said in result.notes) == told
+    with pytest.warns(UserWarning) as caught:
+        forecast(result, calibration="Llama-3.1-8B")
+    assert (said in str(caught[0].message)) == told
 
 
 def test_not_finite_probabilities_are_reported():
@@ -152,7 +178,10 @@ def test_pool_of_320_is_just_enough():
         ValueError, match=r"must hold n=32 examples, got 31 of 319. Enlarge the pool to 320, or lower n, or take"
     ):
         select_low_confidence(values[:319])
-    assert select_low_confidence(values[:100], n=10).height == 10
+    with pytest.warns(
+        UserWarning, match="a pool of 100 is small; CoS-Low is then that of 10 from its least confident 10%"
+    ):
+        assert select_low_confidence(values[:100], n=10).height == 10
     with (
         pytest.warns(UserWarning, match="1 of 320 examples have no confidence"),
         pytest.raises(ValueError, match="got 31 of 319"),
@@ -173,6 +202,24 @@ def test_small_pools_need_a_flag_and_say_so():
         assert select_low_confidence(np.arange(400.0), small_pool=True)["share"][0] == 0.1
 
 
+def test_a_larger_share_does_not_silence_a_small_pool():
+    values = np.random.default_rng(0).uniform(size=320)
+    with pytest.warns(
+        UserWarning, match="that of 32 from its whole, and no longer of the least confident, where published"
+    ):
+        select_low_confidence(values[:32], fraction=1.0)
+    with pytest.warns(
+        UserWarning, match="a pool of 319 is small; CoS-Low is then that of 32 from its least confident 20%"
+    ):
+        loud = select_low_confidence(values[:319], fraction=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loud.equals(select_low_confidence(values[:319], fraction=0.2, small_pool=True)), (
+            "the flag changes no draw"
+        )
+        select_low_confidence(values, fraction=1.0)
+
+
 def test_beginning_of_text_is_not_written_twice():
     class Marked(Bytes):
         def __init__(self):
@@ -180,8 +227,47 @@ def test_beginning_of_text_is_not_written_twice():
             self.specials |= {"bos": 3 + ord("^")}
 
     model = build()
+    mixed = confidence(model, Marked(), ["abc", "^abc"], max_new_tokens=3, show=False).drop("i")
+    assert mixed[0].equals(mixed[1]), "each text by itself"
+    assert [e.prompt for e in examples_from_text(Marked(), ["^ab", "ab"], ["c", "c"])] == [
+        examples_from_text(Marked(), ["ab"], ["c"])[0].prompt
+    ] * 2
     once = confidence(model, Marked(), ["abc"], max_new_tokens=3, show=False)
     assert once.equals(confidence(model, Marked(), ["^abc"], max_new_tokens=3, show=False))
+
+
+def templated():
+    """A byte-level tokenizer that writes <s> before every text, and whose template writes it too."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    marks = ["<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        ["the capital of Peru is Lima"] * 4,
+        trainers.BpeTrainer(vocab_size=290, special_tokens=marks, initial_alphabet=alphabet),
+    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    chat = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    chat.chat_template = "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    return chat
+
+
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+def test_chat_prompts_have_the_ids_of_the_template(system):
+    chat, questions = templated(), ["capital of Peru?", " spaces  ", "رنگ <s> آسمان؟", "天空\n是什么"]
+    ours = _prompt_ids(as_tokenizer(chat), chat_prompts(chat, questions, system=system), None)
+    before = [] if system is None else [{"role": "system", "content": system}]
+    theirs = [
+        chat.apply_chat_template(
+            [*before, {"role": "user", "content": q}], tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        for q in questions
+    ]
+    assert ours == theirs
 
 
 def test_value_is_the_published_procedure():
@@ -355,6 +441,22 @@ def test_infinite_numbers_are_no_confidence():
     assert drawn["pool"][0] == 400 and drawn["i"].min() >= 2
 
 
+@pytest.mark.skipif(not (data_dir() / "suite").exists(), reason="no mini suite in data/")
+def test_what_holds_a_model_is_taken_for_it():
+    from toksuite_nb.lm import LM
+
+    member = pytest.importorskip("toksuite_nb.suite").load_suite(names=["bpe"])["bpe"]
+    examples = examples_from_text(member.tokenizer, ["one and", "two and"], [" three", " four"])
+    for holder in (member, LM(member.model, member.tokenizer)):
+        assert np.array_equal(
+            gradient_gram(holder, examples, rank=4, calibrate=False).dot,
+            gradient_gram(member.model, examples, rank=4, calibrate=False).dot,
+        )
+        assert confidence(holder, member.tokenizer, ["one"], max_new_tokens=2, show=False).equals(
+            confidence(member.model, member.tokenizer, ["one"], max_new_tokens=2, show=False)
+        )
+
+
 def test_examples_without_a_cosine_are_left_out_and_told():
     x = np.random.default_rng(0).normal(size=(9, 40)) + 0.5
     dot = x @ x.T
@@ -379,7 +481,6 @@ def test_layers_of_a_frame_do_not_mix_in():
 @pytest.mark.skipif(not (data_dir() / "suite").exists(), reason="no mini suite in data/")
 def test_a_suite_model_goes_all_the_way_to_a_forecast():
     from toksuite_nb.efficiency import forecast
-    from toksuite_nb.gradients import examples_from_text
 
     member = pytest.importorskip("toksuite_nb.suite").load_suite()["bpe"]
     prompts = [

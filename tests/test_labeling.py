@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toksuite_nb.labeling import LabelingDesk, label_queue, read_journal, replay, show_card
+from toksuite_nb.labeling import LabelingDesk, label_forecast, label_queue, read_journal, replay, show_card
 
 POOL = pl.DataFrame({"prompt": [f"question {k}" for k in range(6)]})
 
@@ -196,6 +196,8 @@ def test_wrong_arguments_are_explained(path, tmp_path):
         ),
         (lambda: desk(path).label("maybe"), r"must be one of \['yes', 'no'\], got 'maybe'"),
         (lambda: LabelingDesk(POOL, path).label("  "), "must be a text that is not blank"),
+        (lambda: LabelingDesk(POOL, path).label("\u200b"), "must be a text that is not blank"),
+        (lambda: LabelingDesk(POOL, path, labels=["yes", "\u200b "]), "texts with a visible character, got"),
         (lambda: desk(path).export(tmp_path / "a.txt"), "must end in one of"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -230,3 +232,63 @@ def test_labelling_needs_no_torch():
     code = "import sys, toksuite_nb.labeling; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "False", run.stderr[-500:]
+
+
+@pytest.fixture(scope="module")
+def member():
+    from toksuite_nb.suite import load_suite
+
+    return load_suite(names=["bpe"])["bpe"]
+
+
+ENDS = {"calibration": "Llama-3.1-8B", "zero_shot": 0.4, "ceiling": 0.9}
+
+
+def labelled(labels):
+    return pl.DataFrame({"prompt": [f"{k} and {k} is" for k in range(len(labels))], "label": labels})
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "\u200b"])
+def test_labels_of_which_nothing_can_be_seen_are_refused_by_row(member, bad):
+    with pytest.raises(ValueError, match=r"label_forecast: every label must be a text .* in rows \[1\]"):
+        label_forecast(labelled(["two", bad, "six"]), member.model, member.tokenizer, **ENDS)
+
+
+@pytest.mark.parametrize("labels", [[None, None], [1, 2]])
+def test_labels_that_are_no_texts_are_refused_by_row(member, labels):
+    with pytest.raises(ValueError, match=r"got .* in rows \[0, 1\]. Write numbers as text"):
+        label_forecast(labelled(labels), member.model, member.tokenizer, **ENDS)
+
+
+def test_the_calibration_is_named_and_another_model_is_warned_about(member):
+    from toksuite_nb.efficiency import Calibration, preset
+
+    few = labelled(["two", "four", "six"])
+    with pytest.warns(UserWarning, match=r"line of Llama-3.1-8B is not known to hold .* a llama model of \d+ million"):
+        outlook = label_forecast(few, member.model, member.tokenizer, **ENDS)
+    assert "Read with the line of Llama-3.1-8B, which is another model: a llama model of" in repr(outlook)
+    assert (
+        outlook.forecast["calibration"].unique().to_list() == ["Llama-3.1-8B"] and "Llama-3.1-8B" in outlook.view.value
+    )
+    with pytest.warns(UserWarning, match=r"line of Qwen2.5-14B is not known"):
+        label_forecast(few, member.model, member.tokenizer, **{**ENDS, "calibration": preset("Qwen2.5-14B-Instruct")})
+    own = Calibration("the suite", 0.5, 0.3)
+    with pytest.warns(UserWarning) as caught:
+        outlook = label_forecast(few, member.model, member.tokenizer, **{**ENDS, "calibration": own})
+    assert not any("not known to hold" in str(w.message) for w in caught) and repr(outlook).endswith("of the suite.")
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "weights", "fits"),
+    [("Llama-3.1-8B", "llama", 8.0e9, True), ("Llama-3.1-8B", "llama", 4.5e9, True), ("Llama-3.1-8B", "llama", 1.2e9, False),
+     ("Llama-3.1-8B", "qwen2", 8.0e9, False), ("Mistral-7B-v0.3", "mistral", 7.2e9, True), ("Qwen2.5-14B", "qwen2", 14.8e9, True),
+     ("my tasks", "gpt2", 1e6, True)],
+)  # fmt: skip
+def test_a_model_fits_a_published_family_by_kind_and_size(family, kind, weights, fits):
+    from types import SimpleNamespace
+
+    from toksuite_nb.labeling import _misfit
+
+    parameter = SimpleNamespace(numel=lambda: weights)
+    model = SimpleNamespace(config=SimpleNamespace(model_type=kind), parameters=lambda: [parameter])
+    assert (_misfit(family, model) is None) == fits

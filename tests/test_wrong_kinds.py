@@ -20,12 +20,13 @@ NAN = float("nan")
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
     from toksuite_nb.alignment import align, boundary_agreement
-    from toksuite_nb.coslow import confidence, cos_low, select_low_confidence
+    from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
         CeilingPrior,
         EfficiencyCurve,
         calibrate,
+        ceiling_errors,
         ceiling_prior,
         efficiency_auc,
         efficiency_table,
@@ -39,7 +40,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         published_curves,
     )
     from toksuite_nb.finetune import FinetuneConfig, Task
-    from toksuite_nb.gradients import Gram, examples_from_text
+    from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
     from toksuite_nb.items import load_benchmark
     from toksuite_nb.perturb import perturb_items
 
@@ -60,6 +61,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     def perturbed(**options):
         return lambda: perturb_items(items, "uppercase", **options)
 
+    pairs = [([1], [2]), ([1, 3], [2])]
+    chat = SimpleNamespace(chat_template="x", apply_chat_template=lambda messages, **_: messages[-1]["content"])
     curve, whole, rows = (
         {0: 0.2, 50: 0.3, 100: 0.45, 200: 0.5},
         Gram(np.eye(9), np.zeros(9), "full"),
@@ -67,6 +70,38 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     x, y = np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8)
     return {
+        "one question": (
+            lambda: chat_prompts(chat, "abc"),
+            "questions must be a list of texts, and system a text or None, got 'abc'",
+        ),
+        "numbers as questions": (
+            lambda: chat_prompts(chat, ["a", 3]),
+            "a list of texts, and system a text or None, got 3",
+        ),
+        "no questions": (lambda: chat_prompts(chat, None), "a list of texts, and system a text or None, got None"),
+        "a number as system": (lambda: chat_prompts(chat, ["a"], system=3), "and system a text or None, got 3"),
+        "a text as an example": (
+            lambda: gradient_gram(Model(), ["ab"]),
+            "(prompt ids, answer ids), got 'ab' in place 0",
+        ),
+        "texts as a pair": (lambda: gradient_gram(Model(), [([1], [2]), ("a", "b")]), "got ('a', 'b') in place 1"),
+        "three in a pair": (lambda: gradient_gram(Model(), [([1], [2], [3])]), "got ([1], [2], [3]) in place 0"),
+        "a number as an example": (lambda: gradient_gram(Model(), [3]), "(prompt ids, answer ids), got 3 in place 0"),
+        "one text as examples": (
+            lambda: gradient_gram(Model(), "ab"),
+            "must be a list of `Example` or of pairs of ids, got str",
+        ),
+        "no examples": (lambda: gradient_gram(Model(), None), "of pairs of ids, got NoneType"),
+        "no model of a Gram": (
+            lambda: gradient_gram(None, []),
+            "gradient_gram: the model must be a causal LM in Hugging Face form, got NoneType",
+        ),
+        "a word as a rank": (lambda: gradient_gram(Model(), pairs, rank="x"), "alpha a number, got rank='x'"),
+        "words as sizes": (
+            lambda: gradient_gram(Model(), pairs, batch_tokens="x", seed=0.5),
+            "got seed=0.5, batch_tokens='x'",
+        ),
+        "a word as alpha": (lambda: gradient_gram(Model(), pairs, alpha="x"), "alpha a number, got alpha='x'"),
         "no prompts": (lambda: confidence(Model(), Bytes(), None), "list of texts or of token ids, got NoneType"),
         "one flat list of ids": (lambda: confidence(Model(), Bytes(), [1, 2]), "whole numbers, got [1, 2]"),
         "ids with fractions": (lambda: confidence(Model(), Bytes(), [[1.5]]), "whole numbers, got [[1.5]]"),
@@ -151,6 +186,18 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "words as ends": (
             lambda: labels_needed(0.7, "x", 0.9, auc=0.5),
             "0 <= zero_shot < ceiling <= 1, got zero_shot=x",
+        ),
+        "a word as errors": (
+            lambda: labels_needed(0.7, measured=curve, errors="x"),
+            "stand alone, got errors='x' and []",
+        ),
+        "a word as first budgets": (
+            lambda: labels_needed(0.7, measured="x", errors=ceiling_errors(published_curves())),
+            "a curve is a mapping or a frame, got str",
+        ),
+        "a word as a strength": (
+            lambda: ceiling_errors(published_curves(), strength="x"),
+            "strength >= 0, got 39 curves and x",
         ),
         "a truth value as a target": (lambda: labels_needed(True, 0.5, 0.9, auc=0.5), "metric in [0, 1], got True"),
         "no target": (lambda: labels_needed(None, 0.5, 0.9, auc=0.5), "metric in [0, 1], got None"),

@@ -19,11 +19,11 @@ import polars as pl
 import torch
 
 from .core import check_frame, derive_rng, gram_schema, progress
-from .gradients import Gram, as_tokenizer, start_ids
+from .gradients import Gram, as_model, as_tokenizer, start_ids
 
 # %% ../nbs/41_coslow.ipynb #aa24b988
 def confidence(
-    model: torch.nn.Module,  # Causal LM in Hugging Face form
+    model: Any,  # Causal LM in Hugging Face form, or what `load_lm` gives
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
     prompts: Sequence[str]
     | Sequence[Sequence[SupportsIndex]],  # Texts up to the answer, or their token ids (then taken as they are)
@@ -31,21 +31,21 @@ def confidence(
     max_new_tokens: int = 30,  # Longest answer, >= 1
     batch_size: int = 16,  # Prompts per forward pass, >= 1
     bos: int | bool | None = None,  # Id before each text; None: the tokenizer's own, if it has one; False: nothing
-    exclude: Collection[int] = (),  # Further ids that do not count, such as a newline
+    exclude: Collection[int] = (),  # Further ids that do not count, such as a newline; the answer's text keeps them
     show: bool = True,  # Progress bar
 ) -> pl.DataFrame:  # `i`, `answer`, `ended`, `n_tokens` that count, `confidence` in [0, 1], `perplexity` >= 1, `note`
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
-    tok = as_tokenizer(tokenizer)
+    model, tok = as_model(model, "confidence"), as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
     _check_prompts(model, given, max_new_tokens, batch_size, exclude)
-    silent = frozenset(exclude) | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     stop = _stop_ids(model, tok)
+    marks = stop | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     order = sorted(range(len(given)), key=lambda i: -len(given[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rows: list[dict[str, Any]] = []
     for batch in progress(batches, "confidence", show=show and len(batches) > 1):
         for i, answer in zip(batch, _greedy(model, [given[i] for i in batch], max_new_tokens, stop), strict=True):
-            measured = _measured(answer, tok.pieces, silent | stop, tok.specials.get("unk"))
+            measured = _measured(answer, tok.pieces, marks, frozenset(exclude), tok.specials.get("unk"))
             rows.append({"i": i, "ended": answer[-1][0] in stop, **measured})
     return pl.DataFrame(
         rows,
@@ -76,7 +76,7 @@ def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int
         start = start_ids(tok, bos)
         encoded = [list(ids) for ids in tok.encode(texts)]
         # a template may have written the beginning-of-text id already
-        return encoded if all(ids[: len(start)] == start for ids in encoded) else [start + ids for ids in encoded]
+        return [ids if ids[: len(start)] == start else start + ids for ids in encoded]
     try:
         return [[index(t) for t in ids] for ids in prompts]
     except TypeError:
@@ -88,11 +88,6 @@ def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int
 def _check_prompts(
     model: Any, given: list[list[int]], max_new_tokens: int, batch_size: int, exclude: Collection[int]
 ) -> None:
-    if not callable(getattr(model, "get_input_embeddings", None)):
-        raise TypeError(
-            f"confidence: the model must be a causal LM in Hugging Face form, got {type(model).__name__}. "
-            "Pass e.g. AutoModelForCausalLM.from_pretrained(...)."
-        )
     problems = [] if given else ["at least one prompt, got none"]
     whole = all(isinstance(k, (int, np.integer)) and k >= 1 for k in (max_new_tokens, batch_size))
     if not whole:
@@ -162,13 +157,18 @@ def _greedy(model: Any, prompts: list[list[int]], steps: int, stop: frozenset[in
 
 
 def _measured(
-    answer: list[tuple[int, float]], pieces: Sequence[bytes | None], silent: frozenset[int], unknown: int | None
+    answer: list[tuple[int, float]],
+    pieces: Sequence[bytes | None],
+    marks: frozenset[int],
+    exclude: frozenset[int],
+    unknown: int | None,
 ) -> dict[str, Any]:
     def text(token: int) -> bytes | None:
         return pieces[token] if token < len(pieces) else None
 
-    counted = [(t, p) for t, p in answer if t not in silent and (text(t) is not None or t == unknown)]
-    shown = b"".join(text(t) or b"" for t, _ in answer if t not in silent).decode("utf-8", "replace")
+    said = [(t, p) for t, p in answer if t not in marks]
+    shown = b"".join(text(t) or b"" for t, _ in said).decode("utf-8", "replace")
+    counted = [(t, p) for t, p in said if t not in exclude and (text(t) is not None or t == unknown)]
     out: dict[str, Any] = {
         "answer": shown,
         "n_tokens": len(counted),
@@ -198,6 +198,14 @@ def chat_prompts(
             f"chat_prompts: needs a tokenizer with a chat template, got {type(tokenizer).__name__} without one. "
             "Pass the tokenizer of an instruction-tuned model, or use the questions as they are."
         )
+    single = isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable)
+    odd = [questions] if single else [question for question in questions if not isinstance(question, str)]
+    odd += [] if system is None or isinstance(system, str) else [system]
+    if odd:
+        raise TypeError(
+            f"chat_prompts: questions must be a list of texts, and system a text or None, got {odd[0]!r:.60}. "
+            "Put a single question into a list; write numbers as text."
+        )
     before = [] if system is None else [{"role": "system", "content": system}]
     texts = [
         tokenizer.apply_chat_template(
@@ -222,7 +230,7 @@ def select_low_confidence(
     n: int = 32,  # How many to draw, >= 2
     seed: int = 0,  # Seed of the draw, recorded in the result
     measure: str = "confidence",  # `confidence` (lowest first) or `perplexity` (highest first)
-    small_pool: bool = False,  # True: where the share holds fewer than `n`, take the `n` least confident
+    small_pool: bool = False,  # True: a pool below 320 is meant; where the share holds fewer than `n`, take the `n` least confident
 ) -> pl.DataFrame:  # `i`, the measure, `rank` from the least confident (0), `pool` (its size), `share` of it drawn from, `seed`; in the order of `i`
     "A seeded draw of `n` from the least confident `fraction` of the pool."
     if measure not in ("confidence", "perplexity"):
@@ -240,11 +248,13 @@ def select_low_confidence(
             stacklevel=2,
         )
     if frame.schema.get("ended") == pl.Boolean and frame.schema.get("n_tokens") == pl.Int64:
-        long = int((~frame["ended"] & (frame["n_tokens"] >= 30)).sum())
-        if long > frame.height / 2:
+        going = frame.filter(~pl.col("ended"))["n_tokens"].fill_null(0).to_list()
+        if len(going) > frame.height / 2:
+            longest = max(going)
             warnings.warn(
-                f"select_low_confidence: {long} of {frame.height} answers go on after 30 tokens or more. CoS-Low and its forecasts are known for "
-                "short answers; of long ones only the beginning is judged.",
+                f"select_low_confidence: {len(going)} of {frame.height} answers were cut off after up to {longest} tokens. "
+                "CoS-Low and its forecasts are known for short answers; of long ones only the beginning is judged."
+                + (" Raise max_new_tokens to 30 to see whether they are long." if longest < 30 else ""),
                 stacklevel=2,
             )
     ranked = pool.sort([measure, "i"], descending=[measure == "perplexity", False]).with_row_index("rank")
@@ -262,6 +272,12 @@ def select_low_confidence(
             f"{pool.height}. Enlarge the pool to {int(np.ceil(n / fraction - 1e-9))}, or lower n"
             + (", or take the least confident with small_pool=True." if n <= pool.height else ".")
         )
+    if pool.height < _published_pool and not small_pool:
+        warnings.warn(
+            f"select_low_confidence: a pool of {pool.height} is small; CoS-Low is then that of {n} from its {_told_share(candidates.height / pool.height)}, "
+            f"where published values take 32 from the least confident 10% of at least {_published_pool}. Enlarge the pool, or say small_pool=True.",
+            stacklevel=2,
+        )
     drawn = np.sort(derive_rng(seed, "select_low_confidence").choice(candidates.height, n, replace=False))
     return (
         candidates[drawn]
@@ -275,6 +291,13 @@ def select_low_confidence(
         )
         .sort("i")
     )
+
+
+_published_pool = 320
+
+
+def _told_share(share: float) -> str:
+    return "whole, and no longer of the least confident" if share == 1 else f"least confident {share:.0%}"
 
 
 def _check_draw(frame: pl.DataFrame, measure: str, fraction: float | int, n: int) -> None:

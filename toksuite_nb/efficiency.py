@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficiency_points', 'efficiency_auc',
            'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'CeilingPrior',
-           'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'Calibration', 'calibrate', 'presets',
-           'preset', 'forecast', 'interval_coverage', 'LabelsNeeded', 'labels_needed']
+           'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'CeilingErrors', 'ceiling_errors',
+           'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage', 'LabelsNeeded', 'crossing',
+           'labels_needed', 'labels_coverage']
 
 # %% ../nbs/42_efficiency.ipynb #ca0f80f8
 from collections.abc import Mapping, Sequence
@@ -331,7 +332,7 @@ class CeilingCurve:
     def examples(
         self,
         target: float | int,  # Metric to reach, in [0, 1]
-    ) -> float | None:  # Labelled examples; None: not reachable, because it is not below the ceiling
+    ) -> float | None:  # Labelled examples; None: not below this ceiling, which is an estimate (see `labels_needed`)
         "Examples needed until the curve reaches `target`."
         if not _is_fraction(target):
             raise ValueError(
@@ -507,28 +508,8 @@ def held_out_errors(
     seen: int = 500,  # Largest budget that takes part in the fit
 ) -> pl.DataFrame:  # One row for each task with two budgets from 50 to `seen` and one beyond: `task`, `n_held` budgets, `power`, `ceiling` and `shrunk` (null below 5 tasks): root mean squared error of the metric there
     "How far the power curve and the curve with a ceiling, alone and with a prior of the other tasks, are from budgets they have not seen."
-    check_frame(curves, curve_schema, "held_out_errors")
-    if not _is_budget(seen):
-        raise ValueError(
-            f"held_out_errors: seen must be a whole number of examples, got {seen!r}. Keep the default 500."
-        )
     scores = _scores(human, "held_out_errors")
-    split: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
-    whole: dict[str, CeilingCurve] = {}
-    for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
-        measured = _points(rest, None, True, f"held_out_errors, task {name!r}")
-        points = {n: m for n, m in sorted(measured.items()) if n == 0 or anchors[0] <= n <= anchors[-1]}
-        early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
-        if late and len(early) >= 3 and points[0] < 1:
-            split[str(name)] = (early, late)
-            rise, half = _alone(*_measured(points, "held_out_errors"))
-            if rise > 0:
-                whole[str(name)] = CeilingCurve(points[0], points[0] + rise, half)
-    if not split:
-        raise ValueError(
-            f"held_out_errors: needs a task with zero-shot below 1, two budgets from 50 to seen={seen} and one beyond, got none among "
-            f"{curves['task'].n_unique()}. Measure more budgets, or change seen."
-        )
+    split, whole = _split(curves, seen, "held_out_errors")
     shrunk = _shrunk_errors(split, whole)
     rows = []
     for k, (task, (early, late)) in enumerate(split.items()):
@@ -555,6 +536,34 @@ def held_out_errors(
     )
 
 
+def _split(
+    curves: pl.DataFrame, seen: int, where: str
+) -> tuple[dict[str, tuple[dict[int, float], dict[int, float]]], dict[str, CeilingCurve]]:
+    "For each task its budgets up to `seen` and those beyond; and the curves fitted to all budgets, where they rise."
+    check_frame(curves, curve_schema, where)
+    if not _is_budget(seen):
+        raise ValueError(f"{where}: seen must be a whole number of examples, got {seen!r}. Keep the default 500.")
+    split, whole = dict[str, tuple[dict[int, float], dict[int, float]]](), dict[str, CeilingCurve]()
+    for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
+        points = _anchored(_points(rest, None, True, f"{where}, task {name!r}"))
+        early, late = ({n: m for n, m in points.items() if (n <= seen) == first} for first in (True, False))
+        if late and len(early) >= 3 and points[0] < 1:
+            split[str(name)] = (early, late)
+            rise, half = _alone(*_measured(points, where))
+            if rise > 0:
+                whole[str(name)] = CeilingCurve(points[0], points[0] + rise, half)
+    if not split:
+        raise ValueError(
+            f"{where}: needs a task with zero-shot below 1, two budgets from 50 to seen={seen} and one beyond, got none among "
+            f"{curves['task'].n_unique()}. Measure more budgets, or change seen."
+        )
+    return split, whole
+
+
+def _anchored(points: Mapping[int, float]) -> dict[int, float]:
+    return {n: m for n, m in sorted(points.items()) if n == 0 or anchors[0] <= n <= anchors[-1]}
+
+
 _strengths = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 
 
@@ -578,6 +587,49 @@ def _shrunk_errors(
             errors[k, at] = _off(zero_shot + rise * n / (n + half), late)
     best = [int(np.delete(errors, k, axis=0).mean(0).argmin()) for k in range(len(split))]
     return errors[np.arange(len(split)), best].tolist()
+
+# %% ../nbs/42_efficiency.ipynb #609d4779
+@dataclass(frozen=True, eq=False)
+class CeilingErrors:
+    "How far curves with a ceiling, fitted to the first budgets, were from what was measured."
+
+    seen: int  # Largest budget that took part in the fits
+    residuals: Float[
+        np.ndarray, "tasks budgets"
+    ]  # Running best of the metric minus fitted curve, at the anchors; nan: not measured
+    prior: CeilingPrior | None = None  # Of all these tasks, for the next one; None: every curve was fitted alone
+
+
+def ceiling_errors(
+    curves: pl.DataFrame,  # `curve_schema`, one curve per task, each with zero-shot
+    *,
+    seen: int = 500,  # Largest budget that takes part in the fits
+    strength: float | int | None = 0.003,  # Of the prior of the other tasks, see `CeilingPrior`; None: each curve alone
+) -> CeilingErrors:  # For `labels_needed`; of the tasks with two budgets from 50 to `seen` and one beyond
+    "Errors of fits to budgets up to `seen`, each task with a prior of the others."
+    split, whole = _split(curves, seen, "ceiling_errors")
+
+    def prior_without(task: str) -> CeilingPrior | None:
+        others = [curve for name, curve in whole.items() if name != task]
+        return None if strength is None else ceiling_prior(others, strength=strength)
+
+    rows = [_residuals(early, late, prior_without(task)) for task, (early, late) in split.items()]
+    prior = None if strength is None else ceiling_prior(list(whole.values()), strength=strength)
+    return CeilingErrors(int(seen), np.array(rows), prior)
+
+
+def _residuals(early: Mapping[int, float], late: Mapping[int, float], prior: CeilingPrior | None) -> list[float]:
+    zero_shot, rise, half = _fitted(early, prior)
+    points = {**early, **late}
+    best = dict(zip(points, np.maximum.accumulate(list(points.values())), strict=True))
+    return [best[n] - zero_shot - rise * n / (n + half) if n in best else np.nan for n in anchors]
+
+
+def _fitted(points: Mapping[int, float], prior: CeilingPrior | None) -> tuple[float, float, float]:
+    "Zero-shot, rise (0 where the metric has not risen) and half point."
+    measured = _measured(points, "labels_needed")
+    rise, half = _alone(*measured) if prior is None else _shrunk(*measured, prior)
+    return measured[0], max(rise, 0.0), half
 
 # %% ../nbs/42_efficiency.ipynb #a6f80852
 @dataclass(frozen=True, eq=False)
@@ -762,7 +814,7 @@ def preset(
     return replace(fitted, family=name, slope=slope, intercept=intercept, source=source, weights="lora_b")
 
 # %% ../nbs/42_efficiency.ipynb #4290c42e
-Basis = Literal["measured shares", "auc only"]
+Basis = Literal["measured shares", "auc only", "fitted curves"]
 
 
 def forecast(
@@ -832,6 +884,12 @@ def _curve(
                 f"{where}: CoS-Low is of {measured!r} gradients and the calibration of {known.weights!r} gradients, which need another line.",
                 stacklevel=3,
             )
+        weak = _weaknesses(cos_low)
+        if weak:
+            warnings.warn(
+                f"{where}: this CoS-Low has notes: {'; '.join(weak)}. The interval is that of tasks without such notes, and may be too narrow here.",
+                stacklevel=3,
+            )
         auc = known.auc(float(value))
     curve = EfficiencyCurve(auc)
     if not 0.05 <= auc <= 0.95:
@@ -840,6 +898,13 @@ def _curve(
             stacklevel=3,
         )
     return curve, known
+
+
+def _weaknesses(cos_low: Any) -> list[str]:
+    "What a `CosLow` says against itself; a bare number says nothing."
+    n, notes = getattr(cos_low, "n", None), list(getattr(cos_low, "notes", ()))
+    few = n is not None and n < 32 and not any(note.startswith(f"{n} examples only") for note in notes)
+    return [f"{n} examples only; the published value takes 32"] * few + notes
 
 
 def _ends(zero_shot: float | int | None, ceiling: float | int | None, where: str) -> tuple[float, float]:
@@ -857,33 +922,52 @@ def _ends(zero_shot: float | int | None, ceiling: float | int | None, where: str
     return float(zero_shot), float(ceiling)
 
 
-def _spread(residuals: Shaped[np.ndarray, "tasks budgets"], level: float) -> Shaped[np.ndarray, " budgets"]:
-    "Half width that holds the `level` share of tasks, counting the task to come as one more."
-    tasks = residuals.shape[0]
-    rank = int(np.ceil(level * (tasks + 1) - 1e-9))
-    if rank > tasks:
+def _spread(residuals: Shaped[np.ndarray, "tasks budgets"], level: float) -> Float[np.ndarray, " budgets"]:
+    "Half width that holds the `level` share of tasks, counting the task to come as one more; nan where tasks are too few."
+    absolute = np.sort(np.abs(residuals), axis=0)  # what was not measured comes last
+    tasks = np.isfinite(absolute).sum(0)
+    rank = np.ceil(level * (tasks + 1) - 1e-9).astype(int)
+    widths = np.take_along_axis(absolute, np.minimum(rank, len(absolute))[None] - 1, axis=0)[0]
+    return np.where(rank <= tasks, widths, np.nan)
+
+
+def _check_level(level: Any, tasks: int | None, where: str) -> None:
+    if not (_is_number(level) and 0 < level < 1):
+        raise ValueError(f"{where}: level must be in (0, 1), got {level!r}. Keep the default 0.9.")
+    if tasks is not None and np.ceil(level * (tasks + 1) - 1e-9) > tasks:
         raise ValueError(
-            f"forecast: level must be in (0, 1) and at most {tasks / (tasks + 1):.3f} with {tasks} calibration tasks, got {level}. "
+            f"{where}: level must be in (0, 1) and at most {tasks / (tasks + 1):.3f} with {tasks} calibration tasks, got {level}. "
             "Lower it, or calibrate on more tasks."
         )
-    return np.sort(np.abs(residuals), axis=0)[rank - 1]
+
+
+def _around(
+    expected: Float[np.ndarray, " n"],
+    x: Float[np.ndarray, " n"],
+    knots: Sequence[int],
+    half: Float[np.ndarray, " k"],
+    floor: float,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    "Edges of the band with these half widths at the knots, cut off where no rising curve can be."
+    width = np.interp(x, _position(np.array([0, *knots])), [0.0, *half])
+    low = np.maximum.accumulate(np.clip(expected - width, floor, 1))
+    return low, np.minimum.accumulate(np.clip(expected + width, floor, 1)[::-1])[::-1]
 
 
 def _bands(
     curve: EfficiencyCurve, known: Calibration | None, level: float
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], Basis | None]:
-    if not (_is_number(level) and 0 < level < 1):
-        raise ValueError(f"forecast: level must be in (0, 1), got {level!r}. Keep the default 0.9.")
     n = np.arange(curve.largest + 1)
     x, expected = _position(n, curve.largest), curve.share(n)
     if known is None or not known.residuals.size:
+        _check_level(level, None, "forecast")
         unknown = np.full(n.size, np.nan)
         return {"expected": expected, "low": unknown, "high": unknown}, None
     if known.share_residuals.size:
-        half = np.interp(x, _position(np.array([0, *anchors])), [0.0, *_spread(known.share_residuals, level)])
-        low = np.maximum.accumulate(np.clip(expected - half, 0, 1))
-        high = np.minimum.accumulate(np.clip(expected + half, 0, 1)[::-1])[::-1]
+        _check_level(level, len(known.share_residuals), "forecast")
+        low, high = _around(expected, x, anchors, _spread(known.share_residuals, level), 0.0)
         return {"expected": expected, "low": low, "high": high}, "measured shares"
+    _check_level(level, len(known.residuals), "forecast")
     half_width = float(_spread(known.residuals[:, None], level)[0])
     return {
         "expected": expected,
@@ -931,7 +1015,7 @@ class LabelsNeeded:
     "Answer to: how many labelled examples until the target is reached?"
 
     target: float | int  # In the metric, e.g. accuracy
-    expected: int | None  # Examples by the forecast; None: not reachable
+    expected: int | None  # Examples by the forecast; None: not reached by it within `largest`
     low: int | None  # Examples if the upper edge of the band holds; None: not reachable, or no interval (see `basis`)
     high: int | None  # Examples if the lower edge holds; None: not reachable within `largest`, or no interval
     status: Literal[
@@ -941,32 +1025,76 @@ class LabelsNeeded:
     level: float  # Stated share of the interval
     largest: int = anchors[-1]  # Budget beyond which nothing is known
 
+    def holds(
+        self,
+        after: int | None,  # Largest measured budget below the target; None: the target was reached at once
+        by: int | None,  # Budget that reached it; None: none did
+    ) -> bool:
+        "Whether the interval and a measured `crossing` can both be true."
+        if self.basis is None:
+            raise ValueError(
+                "LabelsNeeded.holds: needs an interval, got an answer without one. Use a calibration with errors, or errors=."
+            )
+        early_enough = by is None or (self.low is not None and self.low <= by)
+        return early_enough and (self.high is None or after is None or self.high > after)
+
     def __str__(self) -> str:
         if self.status == "already there":
             return f"{self.target:g} is reached without any label."
         if self.status == "not reachable":
-            return f"{self.target:g} is not reachable: it lies above the ceiling."
-        text = f"{self.target:g} needs about {self.expected:,} labelled examples"
+            fitted = f"it lies above the {self.level:.0%} band of the fitted curve up to {self.largest:,} labels"
+            return f"{self.target:g} is not reachable: {fitted if self.basis == 'fitted curves' else 'it lies above the ceiling'}."
+        if self.expected is None:
+            text = f"{self.target:g} is not expected within {self.largest:,} labelled examples, and not ruled out"
+        else:
+            text = f"{self.target:g} needs about {self.expected:,} labelled examples"
         if self.basis is None:
             return f"{text}; no interval is known."
         high = f"more than {self.largest:,}, or out of reach" if self.high is None else f"{self.high:,}"
         return f"{text}; {self.level:.0%} interval {self.low:,} to {high}."
 
+# %% ../nbs/42_efficiency.ipynb #06c629c5
+def crossing(
+    curve: Mapping[int, float],  # Metric, or share, at each measured budget
+    target: float | int,  # Value to reach
+) -> tuple[
+    int | None, int | None
+]:  # `after`, `by`: first reached after the one budget and by the other; None, see `LabelsNeeded.holds`
+    "Between which budgets a measured curve first reaches `target`."
+    budgets = sorted(curve)
+    reached = next((k for k, n in enumerate(budgets) if curve[n] >= target), len(budgets))
+    return (budgets[reached - 1] if reached else None), (budgets[reached] if reached < len(budgets) else None)
+
 # %% ../nbs/42_efficiency.ipynb #11b26546
 def labels_needed(
     target: float | int,  # Metric to reach, in [0, 1], e.g. accuracy 0.8
-    zero_shot: float | int,  # Metric without fine-tuning
-    ceiling: float | int,  # Human score or best metric to hope for
+    zero_shot: float | int | None = None,  # Metric without fine-tuning; needed unless `measured`
+    ceiling: float | int | None = None,  # Human score or best metric to hope for; needed unless `measured`
     *,
     cos_low: Any = None,  # CoS-Low in [-1, 1], or a `CosLow`; or give `auc`
     auc: float | int | None = None,  # Predicted AUC in (0, 1), instead of `cos_low`
     calibration: Calibration | str | None = None,  # Line and errors, or the name of a preset; needed with `cos_low`
+    measured: Any = None,  # Instead of all that: the task's own first budgets with zero-shot, as for `fit_ceiling`
+    errors: CeilingErrors | None = None,  # With `measured`: how far fits to so many labels were from other tasks
     level: float = 0.9,  # Share of tasks that the interval should hold
 ) -> LabelsNeeded:  # Expected number, interval, and whether the target can be reached at all
-    "Labelled examples needed until the forecast reaches `target`."
-    floor, top = _ends(zero_shot, ceiling, "labels_needed")
+    "Labelled examples needed until the forecast, or the curve fitted to `measured`, reaches `target`."
     if not _is_fraction(target):
         raise ValueError(f"labels_needed: target must be a metric in [0, 1], got {target}. Divide percentages by 100.")
+    if measured is not None or errors is not None:
+        others = {
+            "zero_shot": zero_shot,
+            "ceiling": ceiling,
+            "cos_low": cos_low,
+            "auc": auc,
+            "calibration": calibration,
+        }
+        return _labels_beyond(target, measured, errors, [name for name, v in others.items() if v is not None], level)
+    if zero_shot is None and ceiling is None:
+        raise ValueError(
+            "labels_needed: needs zero_shot and ceiling, got neither. Pass both, or measured= and errors= where labels are there already."
+        )
+    floor, top = _ends(zero_shot, ceiling, "labels_needed")
     curve, known = _curve(cos_low, auc, calibration, "labels_needed")
     bands, basis = _bands(curve, known, level)
     if target <= floor:
@@ -981,6 +1109,67 @@ def labels_needed(
     return LabelsNeeded(target, first["expected"], first["high"], first["low"], status, basis, level)
 
 
+def _labels_beyond(target: float, measured: Any, errors: Any, more: list[str], level: float) -> LabelsNeeded:
+    if measured is None or not isinstance(errors, CeilingErrors) or more:
+        raise ValueError(
+            f"labels_needed: measured and errors=ceiling_errors(...) belong together and stand alone, got errors={errors!r:.60} and {more}. "
+            "Pass both and nothing else, or cos_low or auc with zero_shot and ceiling."
+        )
+    points = _anchored(_points(measured, None, True, "labels_needed"))
+    if max(points) < errors.seen:
+        raise ValueError(
+            f"labels_needed: the errors are those of fits to {errors.seen} labels, got budgets {sorted(points)}. "
+            f"Measure up to {errors.seen}, or make errors with a smaller seen."
+        )
+    _check_level(level, int(np.isfinite(errors.residuals).sum(0).max()), "labels_needed")
+    half = _spread(errors.residuals, level)
+    knots = [n for n, width in zip(anchors, half, strict=True) if np.isfinite(width)]
+    n, (floor, rise, middle) = np.arange(knots[-1] + 1), _fitted(points, errors.prior)
+    if target <= floor:
+        return LabelsNeeded(target, 0, 0, 0, "already there", "fitted curves", level, knots[-1])
+    expected = floor + rise * n / (n + middle)
+    low, high = _around(expected, _position(n), knots, half[np.isfinite(half)], floor)
+    # what was measured is known: not reached up to `after`, and reached by `by`
+    after, by = crossing(points, target)
+    at, at_best, at_worst = (_within(_first(values, target), after, by) for values in (expected, high, low))
+    status: Literal["not reachable", "uncertain", "reachable"] = (
+        "not reachable" if at_best is None else "uncertain" if at_worst is None else "reachable"
+    )
+    return LabelsNeeded(target, at, at_best, at_worst, status, "fitted curves", level, knots[-1])
+
+
+def _within(n: int | None, after: int | None, by: int | None) -> int | None:
+    least = 0 if after is None else after + 1
+    return by if n is None else max(n, least) if by is None else min(max(n, least), by)
+
+
 def _first(values: Float[np.ndarray, " n"], share: float) -> int | None:
     reached = np.flatnonzero(values >= share - 1e-12)
     return int(reached[0]) if reached.size else None
+
+# %% ../nbs/42_efficiency.ipynb #3e509162
+def labels_coverage(
+    cos_low: Sequence[float | int] | Float[np.ndarray, " tasks"],  # CoS-Low of each task
+    auc: Sequence[float | int] | Float[np.ndarray, " tasks"],  # Measured AUC of each task
+    shares: Shaped[np.ndarray, "tasks budgets"],  # Measured share of the gap at the seven anchors
+    *,
+    targets: Sequence[float | int] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),  # Shares asked for, in (0, 1]
+    largest: int = anchors[-1],  # Largest budget that was measured; a crossing beyond it is only known to be later
+    level: float = 0.9,  # Stated share of the intervals
+) -> pl.DataFrame:  # `share` asked for, `tasks`, `held`: share of left-out tasks whose interval holds the crossing, `open`: without an upper end, `never`: tasks that did not get there
+    "How often the interval of `labels_needed` holds the crossing of a task that took no part."
+    x, y = _numbers(cos_low, "labels_coverage", "cos_low"), _numbers(auc, "labels_coverage", "auc")
+    measured = _numbers(shares, "labels_coverage", "shares")
+    _check_tasks(x, y, measured)
+    rows = []
+    for i in range(x.size):
+        rest = np.arange(x.size) != i
+        line = calibrate(x[rest], y[rest], shares=measured[rest])
+        curve = {0: 0.0} | {n: s for n, s in zip(anchors, measured[i].tolist(), strict=True) if n <= largest}
+        for target in targets:
+            answer = labels_needed(target, 0, 1, cos_low=float(x[i]), calibration=line, level=level)
+            after, by = crossing(curve, target)
+            rows.append((float(target), answer.holds(after, by), answer.high is None, by is None))
+    answers = pl.DataFrame(rows, orient="row", schema=["share", "held", "open", "never"])
+    told = (pl.len().cast(pl.Int64).alias("tasks"), pl.col("held", "open").mean(), pl.col("never").sum().cast(pl.Int64))
+    return answers.group_by("share", maintain_order=True).agg(*told)

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 import re
 from typing import Any
+import warnings
 
 import altair as alt
 import anywidget
@@ -25,7 +26,7 @@ import traitlets
 
 from .charts import efficiency_chart
 from .core import content_hash
-from .efficiency import Calibration, forecast
+from .efficiency import Calibration, forecast, preset, presets
 from .store import atomic_write
 from .text import check_text, visible
 from .tokens import text_direction
@@ -55,10 +56,15 @@ def label_queue(
         )
     texts = [check_text(text or "", "label_queue") for text in examples["prompt"]]
     names = [content_hash(text)[:16] for text in texts]
-    blank = pl.Series([not re.sub(r"[\s\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]", "", text) for text in texts])
+    blank = pl.Series([_blank(text) for text in texts])
     frame = examples.with_columns(example=pl.Series(names, dtype=pl.String))
     reason = pl.when(blank).then(pl.lit("empty")).when(~pl.col("example").is_first_distinct()).then(pl.lit("duplicate"))
     return frame.with_columns(why_not=reason)
+
+
+def _blank(text: str) -> bool:
+    "Whether nothing of `text` can be seen."
+    return not re.sub(r"[\s\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]", "", text)
 
 # %% ../nbs/53_labeling.ipynb #3c95a357
 @dataclass(frozen=True)
@@ -328,9 +334,8 @@ class LabelingDesk:
 
     def _check_arguments(self) -> None:
         problems = [f"labels that differ, got {list(self.labels)}"] * (len(set(self.labels)) < len(self.labels))
-        problems += ["labels with a visible character, got one without"] * any(
-            not str(label).strip() for label in self.labels
-        )
+        unseen = [label for label in self.labels if not isinstance(label, str) or _blank(label)]
+        problems += [f"labels that are texts with a visible character, got {unseen[:5]}"] * bool(unseen)
         problems += [
             f"columns to show out of {self.queue.columns}, got {lost}"
             for lost in [[c for c in self.show if c not in self.queue.columns]]
@@ -377,7 +382,7 @@ class LabelingDesk:
             raise ValueError(
                 "LabelingDesk: needs an example without an answer, got none left. Undo the last one to change it."
             )
-        if (self.labels and answer not in self.labels) or not answer.strip():
+        if (self.labels and answer not in self.labels) or not isinstance(answer, str) or _blank(answer):
             raise ValueError(
                 f"LabelingDesk: an answer must be {f'one of {list(self.labels)}' if self.labels else 'a text that is not blank'}, got {answer!r}. "
                 "Choose another, or put the example off with skip()."
@@ -517,9 +522,11 @@ class LabelForecast:
     "Where the labels lead: CoS-Low of the labelled examples, and what to expect at each budget."
 
     cos_low: Any  # `CosLow`: value, interval, number of examples
-    forecast: pl.DataFrame  # `forecast_schema` with `basis`
+    forecast: pl.DataFrame  # `forecast_schema` with `basis` and `calibration`
     zero_shot: float  # Metric without fine-tuning
     ceiling: float  # Best metric to hope for
+    calibration: str  # Model family whose line was read
+    misfit: str | None = None  # In what the model differs from that family, as far as its name tells; None: in nothing
 
     @property
     def chart(self) -> alt.LayerChart:
@@ -546,7 +553,8 @@ class LabelForecast:
             else f"{found.level:.0%} interval {found.low:.3f} to {found.high:.3f}"
         )
         notes = f" {'; '.join(found.notes)}." if found.notes else ""
-        return f"CoS-Low {found.value:.3f} ({ends}, n = {found.n}, seed {found.seed}).{notes}"
+        fit = f", which is another model: {self.misfit}" if self.misfit else ""
+        return f"CoS-Low {found.value:.3f} ({ends}, n = {found.n}, seed {found.seed}).{notes} Read with the line of {self.calibration}{fit}."
 
     __repr__ = __str__
 
@@ -556,8 +564,8 @@ def _ends(row: Mapping[str, Any]) -> str:
 
 
 def label_forecast(
-    labelled: pl.DataFrame,  # With `prompt` and `label`, as from `LabelingDesk.labelled`; at least two rows
-    model: Any,  # Causal LM in Hugging Face form
+    labelled: pl.DataFrame,  # With `prompt` and `label` (texts that are not blank), as from `LabelingDesk.labelled`; at least two rows
+    model: Any,  # Causal LM in Hugging Face form, or what `load_lm` gives
     tokenizer: Any,  # Its tokenizer, or what `load_tokenizer` takes
     *,
     calibration: Calibration | str,  # Line and errors of the model's family, or the name of a preset
@@ -570,14 +578,46 @@ def label_forecast(
 ) -> LabelForecast:  # CoS-Low and the expected metric at each budget
     "What the labelled examples say about the number of labels that the task needs."
     from toksuite_nb.coslow import cos_low
-    from toksuite_nb.gradients import examples_from_text, gradient_gram
+    from toksuite_nb.gradients import as_model, examples_from_text, gradient_gram
 
     if labelled.height < 2:
         raise ValueError(
             f"label_forecast: needs at least 2 labelled examples, got {labelled.height}. Label more of them; the published value takes 32."
         )
+    bad = [k for k, label in enumerate(labelled["label"]) if not isinstance(label, str) or _blank(label)]
+    if bad:
+        raise ValueError(
+            f"label_forecast: every label must be a text with a visible character, got {labelled['label'][bad[:3]].to_list()} in rows {bad[:5]}. "
+            "Write numbers as text, and leave out rows without an answer."
+        )
+    known = preset(calibration) if isinstance(calibration, str) else calibration
+    if not isinstance(known, Calibration):
+        raise TypeError(
+            f"label_forecast: calibration must be a Calibration or the name of a preset, got {known!r:.60}. Known presets are {presets()['family'].to_list()}."
+        )
+    model = as_model(model, "label_forecast")
+    misfit = _misfit(known.family, model)
+    if misfit:
+        warnings.warn(
+            f"label_forecast: the line of {known.family} is not known to hold for this model, got {misfit}. Calibrate on tasks of the model itself.",
+            stacklevel=2,
+        )
     answers = [join + label for label in labelled["label"]]
     examples = examples_from_text(tokenizer, labelled["prompt"].to_list(), answers)
     found = cos_low(gradient_gram(model, examples, weights=weights, seed=seed, show=False), seed=seed)
-    outlook = forecast(found, calibration=calibration, zero_shot=zero_shot, ceiling=ceiling, level=level)
-    return LabelForecast(found, outlook, zero_shot, ceiling)
+    outlook = forecast(found, calibration=known, zero_shot=zero_shot, ceiling=ceiling, level=level)
+    named = outlook.with_columns(calibration=pl.lit(known.family))
+    return LabelForecast(found, named, zero_shot, ceiling, known.family, misfit)
+
+
+def _misfit(family: str, model: Any) -> str | None:
+    "How a model differs in kind or size from a published family; None: not at all, or the family is no published one."
+    if family not in presets()["family"].to_list():
+        return None
+    kind = {"Llama": "llama", "Mistral": "mistral", "Qwen2.5": "qwen2"}[family.split("-")[0]]
+    size, weights = float(family.split("B")[0].split("-")[-1]) * 1e9, sum(p.numel() for p in model.parameters())
+    found = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    # packed weights count less than what they stand for
+    if found == kind and size / 3 <= weights <= size * 3:
+        return None
+    return f"a {found} model of {weights / 1e6:,.0f} million weights"
