@@ -596,7 +596,7 @@ def test_faster_products_and_a_graph_put_aside_change_rounding_only(monkeypatch,
     kept = gradients._Saved.__init__
     for fast, most in ((False, 2**30), (True, 2**30), (True, 0)):
         monkeypatch.setattr(gradients, "_onednn_is_faster", lambda threads, fast=fast: fast and quick is not None)
-        monkeypatch.setattr(gradients._Saved, "__init__", lambda self, spool, _, weights, most=most: kept(self, spool, most, weights))  # fmt: skip
+        monkeypatch.setattr(gradients._Saved, "__init__", lambda self, spool, _, *rest, most=most: kept(self, spool, most, *rest))  # fmt: skip
         used.clear()
         found = gradient_gram(model, examples, weights=weights, show=False, **options).dot
         assert np.abs(found - truth).max() < 3e-6 * np.abs(truth).max()

@@ -1933,8 +1933,8 @@ class _Heap:
     As graphs come and go, glibc is left with gaps that later blocks do not fit: the 48 bytes that are left over beside each tensor,
     since its memory begins at a multiple of 64, go to small parts of the graph, so that gaps side by side do not join."""
 
-    def __init__(self, step: int):
-        self.step, self.start = step, self.now()
+    def __init__(self, step: int, start: int | None = None):
+        self.step, self.start = step, self.now() if start is None else start
         self.size = self.start  # after memory was given back the last time
 
     @staticmethod
@@ -1955,12 +1955,12 @@ class _Heap:
 class _Saved:
     "What a graph keeps for its backward pass: at most about `most` bytes in memory, the oldest put aside."
 
-    def __init__(self, spool: _Spool, most: int, weights: set[int]):
+    def __init__(self, spool: _Spool, most: int, weights: set[int], start: int | None = None):
         self.spool, self.most, self.weights = spool, most, weights  # `weights`: memory that is there anyway
         self.held = self.moved = 0
         # what just came back may be asked for again, as where attention reads parts of one tensor
         self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(maxlen=4)
-        self.heap = _Heap(most)
+        self.heap = _Heap(most, start)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
 
     def move(self, size: int) -> None:
@@ -2104,13 +2104,22 @@ def _computed(
     batch_tokens, *rest = limits
     batch_tokens = usual if batch_tokens is None else batch_tokens
     _check_examples(model, chosen, rank, batch_tokens)
+    start = _Heap.now()  # what the look at the model leaves behind counts as growth
     with _ready(model) as opening, _calibrated(calibrate):
         scales = _scales(model)
         plan = _plan(model, targets, weights, min(chosen, key=len), scales[0])
         if not plan.opened:
             opening.remove()  # nothing below the first layer that takes part needs a gradient
         passes = partial(
-            _passes, model, chosen, targets, settings=settings, limits=(batch_tokens, *rest), show=show, alone=alone
+            _passes,
+            model,
+            chosen,
+            targets,
+            settings=settings,
+            limits=(batch_tokens, *rest),
+            show=show,
+            alone=alone,
+            start=start,
         )
         for scale in scales:
             try:
@@ -2143,6 +2152,7 @@ def _passes(
     limits: tuple[int, bool | None, Any],
     show: bool,
     alone: int,
+    start: int,
 ) -> _Run:
     "The passes that the plan and the size ask for."
     device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
@@ -2170,7 +2180,7 @@ def _passes(
         tape.explicit, tape.changed = plan.explicit, plan.changed
         hooks += [tape.watch(module, name) for name, module in targets.items()]
         hooks += run.narrow()  # after the tape's hooks, which shall see what was computed
-        with _quick(model, tape), _spilled(model, tape, saving):
+        with _quick(model, tape), _spilled(model, tape, saving, start):
             if plan.chain and spool is None:
                 _kept(run)
             elif (
@@ -2221,14 +2231,14 @@ def _quick(model: torch.nn.Module, tape: _Tape) -> Iterator[None]:
 
 
 @contextmanager
-def _spilled(model: torch.nn.Module, tape: _Tape, spool: _Spool | None) -> Iterator[None]:
+def _spilled(model: torch.nn.Module, tape: _Tape, spool: _Spool | None, start: int) -> Iterator[None]:
     "On a CPU, what is saved for the backward pass stays in memory up to half the size of one layer's gradients of all examples, or 8 MiB."
     if spool is None:
         yield
         return
     weights = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
     largest = max((math.prod(layer.shape) for layer in tape.layers.values()), default=0)
-    saved = _Saved(spool, max(2**23, tape.n * largest * tape.dtype.itemsize // 2), weights)
+    saved = _Saved(spool, max(2**23, tape.n * largest * tape.dtype.itemsize // 2), weights, start)
     tape.saved = saved
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         yield
