@@ -2021,8 +2021,8 @@ def gradient_gram(
     show: bool = True,  # Progress bar
 ) -> Gram:  # Inner products, losses, notes
     "Exact inner products of the gradients of the examples' answer losses."
-    model, given = as_model(model, "gradient_gram"), _given(examples)
-    _check_settings(seed, rank, alpha, batch_tokens)
+    model, given = as_model(model, "gradient_gram"), _given(examples, "gradient_gram")
+    _check_settings(seed, rank, alpha, batch_tokens, "gradient_gram")
     settings, limits = (weights, seed, rank, float(alpha)), (batch_tokens, lock_step, offload)
     run, targets, layers = _computed(model, given, settings, modules, limits, calibrate=calibrate, show=show)
     dot = np.sum(list(layers.values()), axis=0)
@@ -2050,10 +2050,10 @@ def gradient_gram(
     )
 
 
-def _given(examples: Any) -> list[Example]:
+def _given(examples: Any, where: str) -> list[Example]:
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Iterable):
         raise TypeError(
-            f"gradient_gram: examples must be a list of `Example` or of pairs of ids, got {type(examples).__name__}. Make them with examples_from_text."
+            f"{where}: examples must be a list of `Example` or of pairs of ids, got {type(examples).__name__}. Make them with examples_from_text."
         )
     given: list[Example] = []
     for example in examples:
@@ -2061,19 +2061,19 @@ def _given(examples: Any) -> list[Example]:
             given.append(example if isinstance(example, Example) else Example(*example))
         except TypeError:
             raise TypeError(
-                f"gradient_gram: an example must be an `Example` or a pair of (prompt ids, answer ids), got {example!r:.60} in place {len(given)}. "
+                f"{where}: an example must be an `Example` or a pair of (prompt ids, answer ids), got {example!r:.60} in place {len(given)}. "
                 "Make examples of texts with examples_from_text."
             ) from None
     return given
 
 
-def _check_settings(seed: Any, rank: Any, alpha: Any, batch_tokens: Any) -> None:
+def _check_settings(seed: Any, rank: Any, alpha: Any, batch_tokens: Any, where: str) -> None:
     whole = {"seed": seed, "rank": rank, **({} if batch_tokens is None else {"batch_tokens": batch_tokens})}
     problems = [f"{name}={v!r}" for name, v in whole.items() if not isinstance(v, (int, np.integer))]
     problems += [] if isinstance(alpha, (int, float, np.number)) and np.isfinite(alpha) else [f"alpha={alpha!r}"]
     if problems:
         raise TypeError(
-            f"gradient_gram: seed, rank and batch_tokens must be whole numbers and alpha a number, got {', '.join(problems)}. "
+            f"{where}: seed, rank and batch_tokens must be whole numbers and alpha a number, got {', '.join(problems)}. "
             "Keep the defaults, or correct them."
         )
 
@@ -2290,7 +2290,7 @@ def _notes(examples: list[Example], dot: Float[np.ndarray, "n n"], losses: Float
 
 # %% ../nbs/40_gradients.ipynb #b47c0002
 def batching_effect(
-    model: torch.nn.Module,  # As for `gradient_gram`
+    model: Any,  # As for `gradient_gram`
     examples: Sequence[Any],  # One or more `Example`, or pairs of (prompt ids, answer ids)
     *,
     weights: str = "lora_b",  # `lora_b`, `seed_free` or `full`
@@ -2302,7 +2302,8 @@ def batching_effect(
     show: bool = True,  # Progress bar
 ) -> pl.DataFrame:  # `batching_schema`, a row per example
     "How far each example's gradient in a batch is from its gradient alone: what half precision and fused attention cost."
-    given = [e if isinstance(e, Example) else Example(*e) for e in examples]
+    model, given = as_model(model, "batching_effect"), _given(examples, "batching_effect")
+    _check_settings(seed, rank, 1.0, batch_tokens, "batching_effect")
     settings, n = (weights, seed, rank, 1.0), len(given)
     run, _, layers = _computed(
         model, given + given, settings, modules, (batch_tokens, None, None), calibrate=True, show=show, alone=n
