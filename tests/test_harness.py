@@ -111,7 +111,7 @@ def test_marks_after_a_question_go_where_lm_eval_puts_them(lm_eval, bpe):
     ).with_columns(delimiter=pl.lit(" "))
     assert items["question"].to_list() == [f"The sky is{m}" for m in marks]
     values, lm = theirs(bpe.model, tf.AutoTokenizer.from_pretrained(bpe.folder), items)
-    found = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    found = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, strip=False, show_progress=False)
     assert np.abs(found["loglikelihood"].to_numpy() - values).max() < 1e-4
     for mark, moves in marks.items():
         context, continuation = lm._encode_pair(f"The sky is{mark}", " blue")
@@ -212,12 +212,18 @@ def test_a_wrong_total_of_a_group_of_groups_is_seen(tmp_path):
     assert read_results(file).filter(task="all")["tasks"].to_list() == [["a"]]
 
 
+def changed(one, other):
+    both = one.join(other, on=["item_id", "choice"])
+    return both.filter(pl.col("loglikelihood") != pl.col("loglikelihood_right"))["item_id"].to_list()
+
+
 def quiz(rows):
     base = {"lang": "en", "answer": 0}
     return make_items([base | row for row in rows], name="quiz")
 
 
-def test_dates_spaces_delimiters_and_ragged_options_survive_the_round_trip(lm_eval, bpe, tmp_path):
+@pytest.mark.parametrize("strip", [True, False])
+def test_dates_spaces_delimiters_and_ragged_options_survive_the_round_trip(lm_eval, bpe, tmp_path, strip):
     items = quiz(
         [
             {
@@ -243,15 +249,17 @@ def test_dates_spaces_delimiters_and_ragged_options_survive_the_round_trip(lm_ev
             },
         ]
     )
-    table = export_tasks(items, tmp_path, prefix="odd")
+    table = export_tasks(items, tmp_path, prefix="odd", strip=strip)
     assert table["task"].n_unique() == 5, "two delimiters of one subset need two tasks"
     assert [file.rpartition(".")[2] for file in table["file"]] == ["parquet", *["jsonl"] * 4], "only dates need parquet"
     run = run_tasks(bpe.model, tf.AutoTokenizer.from_pretrained(bpe.folder), tmp_path, name="bpe")
     same = ["item_id", "perturbation", "question", "choices", "answer", "delimiter"]
     assert run.items.select(same).sort("item_id").rows() == items.select(same).sort("item_id").rows()
-    ours = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    ours = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, strip=strip, show_progress=False)
     compared = compare_runs(ours, run.scores, items)
     assert compared["changed"].to_list() == [0, 0] and compared["max_difference"].max() < 1e-4
+    other = score(bpe.model, bpe.tokenizer, items, "lm_eval", bos=False, strip=not strip, show_progress=False)
+    assert set(changed(ours, other)) == {"space"}, "white space at the ends of a question is the only difference"
 
 
 def llama(vocab_size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from toksuite_nb.core import check_frame, item_schema, score_schema
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.lm import LM
 from toksuite_nb.robustness import verdicts
-from toksuite_nb.score import audit_specials, choice_scores, predictions, rule_changes, score, score_rules
+from toksuite_nb.score import Rule, audit_specials, choice_scores, predictions, rule_changes, score, score_rules
 from toksuite_nb.suite import load_suite
 from toksuite_nb.tokenizer import load_tokenizer
 
@@ -142,7 +143,7 @@ def test_lm_eval_rule_scores_what_follows_the_questions_token_count():
     items = make(
         [{"item_id": "x", "question": "il colore del cielo  ", "choices": ["azzurro", "verde"], "delimiter": " "}]
     )
-    scores = score(model, tokenizer, items, "lm_eval", show_progress=False)
+    scores = score(model, tokenizer, items, "lm_eval", strip=False, show_progress=False)
     context = tokenizer.encode(["il colore del cielo"])[0]
     bos = [tokenizer.specials["bos"]] if "bos" in tokenizer.specials else []
     for choice, found in zip(["azzurro", "verde"], scores["loglikelihood"], strict=True):
@@ -440,12 +441,26 @@ def test_rule_lm_eval_moves_what_python_calls_space_into_the_option_and_leaves_w
     tokenizer = load_tokenizer("bytes")
     bare = "the sky is"
     items = make([{"item_id": "sky", "question": bare + mark, "choices": ["blue", "red"]}])
-    found = score(llama(tokenizer.vocab_size), tokenizer, items, "lm_eval", bos=False, show_progress=False)
+    found = score(llama(tokenizer.vocab_size), tokenizer, items, "lm_eval", bos=False, strip=False, show_progress=False)
     stays, goes = ("", mark) if moves else (mark, "")
     assert found["n_context"].to_list() == [len((bare + stays).encode())] * 2
     assert found["n_tokens"].to_list() == [len(f"{goes} {choice}".encode()) for choice in ("blue", "red")]
-    exact = score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, show_progress=False)
+    exact = score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, strip=False, show_progress=False)
     assert exact["n_context"].to_list() == [len((bare + mark).encode())] * 2, "rule exact scores the option alone"
+
+
+def test_white_space_at_the_ends_of_a_question_is_taken_off_as_the_released_template_does():
+    model, tokenizer = llama(), load_tokenizer(bpe(False), name="words")
+    rows = [
+        {"item_id": k, "question": q, "choices": ["blue", "red"]}
+        for k, q in (("a", "the sky is"), ("b", "\n the sky is \u3000"))
+    ]
+    for rule in get_args(Rule):
+        scores = score(model, tokenizer, make(rows), rule, show_progress=False)
+        one, other = (scores.filter(item_id=k).drop("item_id") for k in "ab")
+        assert one.equals(other), rule
+    kept = score(model, tokenizer, make(rows), strip=False, show_progress=False)
+    assert kept.filter(item_id="a")["loglikelihood"].to_list() != kept.filter(item_id="b")["loglikelihood"].to_list()
 
 
 def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():

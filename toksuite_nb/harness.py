@@ -485,6 +485,7 @@ def export_tasks(
     paths: Literal[
         "absolute", "relative"
     ] = "absolute",  # How tasks name their data; relative ones run from inside `folder` only
+    strip: bool = True,  # Take white space off both ends of each question, as the released tasks and `score` do
 ) -> pl.DataFrame:  # `task`, `group`, `canonical_task`, `n`, `file`; one row per task
     "Write `items` as tasks for `lm_eval --include_path folder --tasks prefix`."
     rows, folder = scorable(items, "export_tasks"), Path(folder).expanduser()
@@ -501,7 +502,7 @@ def export_tasks(
         twin = own.most_common(1)[0][0] if own else None
         where = _write_items(part, folder / "items", str(task))
         where = str((folder / where).resolve()) if paths == "absolute" else where
-        _write(folder / f"{task}.yaml", _subset_yaml(part, str(task), twin, where))
+        _write(folder / f"{task}.yaml", _subset_yaml(part, str(task), twin, where, strip=strip))
         made.append((task, group, twin, part.height, where))
     table = pl.DataFrame(made, schema=["task", "group", "canonical_task", "n", "file"], orient="row")
     _write(folder / "base.yaml", _base_yaml)
@@ -573,7 +574,7 @@ _base_yaml = (
 )
 
 
-def _subset_yaml(part: pl.DataFrame, task: str, canonical_task: str | None, file: str) -> str:
+def _subset_yaml(part: pl.DataFrame, task: str, canonical_task: str | None, file: str, *, strip: bool) -> str:
     "YAML takes JSON values, so text is quoted as JSON quotes it."
     first = part.row(0, named=True)
     metadata = {
@@ -592,7 +593,7 @@ def _subset_yaml(part: pl.DataFrame, task: str, canonical_task: str | None, file
         del lines["dataset_path"]  # as in base.yaml
     if first["delimiter"] not in (None, " "):
         lines["target_delimiter"] = first["delimiter"]
-    if any(question != question.strip() for question in part["question"]):
+    if not strip:
         lines["doc_to_text"] = "{{ question }}"
     lines["metadata"] = metadata
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in lines.items())

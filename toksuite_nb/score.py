@@ -177,6 +177,7 @@ def score(
     bos: int
     | bool
     | None = None,  # As for `LM`: None is the tokenizer's BOS if it has one, under every rule. lm-eval adds it only where the tokenizer does: False for others
+    strip: bool = True,  # Take white space off both ends of each question first, as the released template does
     name: str | None = None,  # For the `model` column; None: the folder the model was loaded from
     pmi: bool = False,  # Also score the options without the question, for `norm="pmi"`
     unscorable: Unscorable = "raise",  # `"null"`: what cannot be scored is null, with a `problem`
@@ -185,7 +186,7 @@ def score(
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # `score_schema` and `extra_columns`; a row per option
     "Log-likelihood of every option of every item under `rule`."
-    how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": pmi, "unscorable": unscorable}
+    how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": pmi, "unscorable": unscorable, "strip": strip}
     run = {"batch_tokens": batch_tokens, "batch_size": batch_size, "show_progress": show_progress}
     return _score(model, tokenizer, items, [rule], how, **run)
 
@@ -203,6 +204,9 @@ def _score(
         _check_own(model, tokenizer, how["bos"])
     lm = model if isinstance(model, LM) else LM(model, _tokenizer(tokenizer), name=how["name"], bos=how["bos"])
     rows = _with_delimiter(scorable(items), how["delimiter"])
+    if how["strip"]:
+        bare = [question.strip() for question in rows["question"]]
+        rows = rows.with_columns(pl.Series("question", bare, dtype=pl.String))
     _refuse_specials(lm, [choice for choices in rows["choices"].head(2) for choice in choices])
     asked = rows.select("item_id", "question", "choices", "delimiter").rows()
     encode = _encoder(lm.tokenizer, asked, rules, how["pmi"])
@@ -522,7 +526,7 @@ def score_rules(
     show_progress: bool = True,  # Show a bar
 ) -> pl.DataFrame:  # As `score` gives, for all rules; what a rule cannot score is null with a `problem`
     "Scores of every item under each of `rules`."
-    how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": False, "unscorable": "null"}
+    how = {"delimiter": delimiter, "bos": bos, "name": name, "pmi": False, "unscorable": "null", "strip": True}
     run = {"batch_tokens": batch_tokens, "batch_size": batch_size, "show_progress": show_progress}
     return _score(model, tokenizer, items, list(rules), how, **run)
 
