@@ -16,7 +16,7 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 
 from toksuite_nb.core import check_frame, item_schema, score_schema
 from toksuite_nb.items import load_benchmark
-from toksuite_nb.lm import LM
+from toksuite_nb.lm import LM, load_lm
 from toksuite_nb.robustness import verdicts
 from toksuite_nb.score import Rule, audit_specials, choice_scores, predictions, rule_changes, score, score_rules
 from toksuite_nb.suite import load_suite
@@ -447,6 +447,20 @@ def test_rule_lm_eval_moves_what_python_calls_space_into_the_option_and_leaves_w
     assert found["n_tokens"].to_list() == [len(f"{goes} {choice}".encode()) for choice in ("blue", "red")]
     exact = score(llama(tokenizer.vocab_size), tokenizer, items, bos=False, strip=False, show_progress=False)
     assert exact["n_context"].to_list() == [len((bare + mark).encode())] * 2, "rule exact scores the option alone"
+
+
+def test_a_model_is_taken_by_its_folder_from_a_suite_from_load_lm_and_bare():
+    own, items = load_suite(names="bpe")["bpe"], load_benchmark("embedded", lang="en").head(3)
+    given = {"folder": (own.folder, None), "path as text": (str(own.folder), None), "of a suite": (own, None), "LM": (load_lm(own.folder), None)}  # fmt: skip
+    bare = score(own.model, own.tokenizer, items, show_progress=False)
+    for kind, (model, tokenizer) in given.items():
+        found = score(model, tokenizer, items, show_progress=False)
+        assert found["loglikelihood"].to_list() == bare["loglikelihood"].to_list(), kind
+        assert found["model"].unique().to_list() == ["bpe"], kind
+    with pytest.raises(TypeError, match="a bare model needs its tokenizer, got None"):
+        score(own.model, None, items)
+    other = score(own, load_tokenizer("bytes"), items.head(1), show_progress=False)
+    assert other["tokenizer"].unique().to_list() == ["bytes"], "a tokenizer that is given is taken"
 
 
 def test_white_space_at_the_ends_of_a_question_is_taken_off_as_the_released_template_does():

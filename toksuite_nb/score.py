@@ -9,13 +9,14 @@ __all__ = ['Rule', 'Ids', 'Unscorable', 'extra_columns', 'split_options', 'audit
 # %% ../nbs/32_score.ipynb #66f60c69
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 
 from .core import check_frame, item_schema, norms, score_schema
-from .lm import LM, Encodes, TokenPath, common_prefix
+from .lm import LM, Encodes, TokenPath, common_prefix, load_lm
 
 # %% ../nbs/32_score.ipynb #49a299a9
 Rule = Literal["exact", "lm_eval", "separate", "fixed_split", "last_n"]
@@ -166,8 +167,8 @@ extra_columns = {
 
 
 def score(
-    model: Any,  # Causal LM of the `transformers` library, or an `LM`
-    tokenizer: Any,  # The model's tokenizer, or what `load_tokenizer` takes; None for an `LM`, which has one
+    model: Any,  # Causal LM of the `transformers` library, an `LM`, a model of a suite, or what `load_lm` takes
+    tokenizer: Any,  # The model's tokenizer, or what `load_tokenizer` takes; None: the model's own, which all but a bare model have
     items: pl.DataFrame,  # `item_schema`; rows with a `reason` are skipped
     rule: Rule = "exact",  # How options are cut; recorded in the output
     *,
@@ -202,7 +203,7 @@ def _score(
         raise ValueError(f"score: {what}. Use 'exact' and 'raise' unless you reproduce a harness.")
     if isinstance(model, LM):
         _check_own(model, tokenizer, how["bos"])
-    lm = model if isinstance(model, LM) else LM(model, _tokenizer(tokenizer), name=how["name"], bos=how["bos"])
+    lm = model if isinstance(model, LM) else _as_lm(model, tokenizer, how["name"], how["bos"])
     rows = _with_delimiter(scorable(items), how["delimiter"])
     if how["strip"]:
         bare = [question.strip() for question in rows["question"]]
@@ -315,7 +316,19 @@ def _refuse_problems(plans: Sequence[_Plan], unscorable: str) -> None:
             plan.paths, plan.values = plan.paths if plan.values else [], []
 
 
+def _as_lm(model: Any, tokenizer: Any, name: str | None, bos: int | bool | None) -> LM:
+    if isinstance(model, (str, Path)):
+        return load_lm(model, tokenizer, name=name, bos=bos)
+    if not callable(getattr(model, "get_input_embeddings", None)) and hasattr(model, "tokenizer"):  # of a suite
+        model, tokenizer = model.model, model.tokenizer if tokenizer is None else tokenizer
+    return LM(model, _tokenizer(tokenizer), name=name, bos=bos)
+
+
 def _tokenizer(tokenizer: Any) -> Encodes:
+    if tokenizer is None:
+        raise TypeError(
+            "score: a bare model needs its tokenizer, got None. Pass what load_tokenizer takes, or the model of load_lm, which has one."
+        )
     if isinstance(tokenizer, Encodes):
         return tokenizer
     from toksuite_nb.tokenizer import load_tokenizer
