@@ -94,7 +94,11 @@ item_schema = FrameSchema(
         Column("lang", pl.String, "ISO 639-1 code of the language: en, fa, it, tr, zh"),
         Column("domain", pl.String, "e.g. `general`, `cldr`, `math`, `stem`"),
         Column("category", pl.String, "what the question is about; for perturbed items the same"),
-        Column("perturbation", pl.String, "`canonical`, or a name of the perturbation registry"),
+        Column(
+            "perturbation",
+            pl.String,
+            "`canonical`, a name of the perturbation registry, or a subset written by hand, e.g. `dialects`",
+        ),
         Column(
             "target",
             pl.String,
