@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 import toksuite_nb.intrinsic as module
+from toksuite_nb.core import progress
 from toksuite_nb.intrinsic import compare, fertility, gini, intrinsic, lorenz, overlap, parity, pcw, renyi_efficiency
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.text import graphemes, languages, words
@@ -677,3 +678,16 @@ def test_a_language_that_no_rule_serves_is_named(columns, options, said):
     with pytest.raises((ValueError, KeyError)) as caught:
         intrinsic(frame, ["bytes"], **options)
     assert str(caught.value).strip("\"'").startswith("intrinsic: " + said)
+
+
+def test_a_long_pass_shows_how_many_texts_are_done_and_a_short_one_nothing(monkeypatch, capsys):
+    texts = pl.DataFrame({"text": ["one text", "un testo", "altro"], "lang": ["en", "it", "it"]})
+    intrinsic(texts, "bytes", draws=0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(module, "progress", lambda *given, **options: progress(*given, **options | {"delay": 0}))
+    intrinsic(texts, "bytes", draws=0)
+    assert "0/3" in capsys.readouterr().err
+    intrinsic(iter(["one", "two"]), "bytes", lang="en", draws=0)
+    assert "0it" in capsys.readouterr().err, "no end is known of what is streamed"
+    intrinsic(texts, "bytes", draws=0, show=False)
+    assert capsys.readouterr().err == ""

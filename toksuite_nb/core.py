@@ -8,7 +8,7 @@ __all__ = ['edit_dtype', 'item_schema', 'token_kinds', 'boundaries', 'norms', 't
            'FrameSchema', 'check_frame', 'derive_rng', 'content_hash', 'progress']
 
 # %% ../nbs/00_core.ipynb #ed07e36b
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 import json
@@ -329,7 +329,9 @@ def progress(
     items: Iterable[T],  # What to go through
     what: str,  # Shown before the bar, e.g. `"scoring"`
     *,
-    total: int | None = None,  # Number of items, where `items` has no length
+    total: int | None = None,  # Number of items, where `items` has no length; or the sum of their sizes
+    size: Callable[[T], int] | None = None,  # How much of `total` an item is; None: 1
+    delay: float | int = 0,  # Seconds before the bar appears
     show: bool = True,  # False for silence
 ) -> Iterator[T]:  # The same items
     "`items`, with a bar that shows count, rate and time left."
@@ -337,4 +339,7 @@ def progress(
 
     if total is None and isinstance(items, Sequence):
         total = len(items)
-    yield from tqdm(items, desc=what, total=total, disable=not show, leave=False)
+    with tqdm(desc=what, total=total, disable=not show, leave=False, delay=delay) as bar:
+        for item in items:
+            yield item
+            bar.update(1 if size is None else size(item))

@@ -26,7 +26,7 @@ import polars as pl
 from rapidfuzz.distance import Levenshtein
 import regex
 
-from .core import Column, FrameSchema, check_frame, content_hash, derive_rng
+from .core import Column, FrameSchema, check_frame, content_hash, derive_rng, progress
 from .text import UnknownName, check_lang, check_text, graphemes, nearest
 from toksuite_nb.tokenizer import (
     BytePairTokenizer,
@@ -1292,11 +1292,12 @@ def intrinsic(
     | None = None,  # Which metrics; None is all. Fertility and PCW alone need no text to be encoded
     draws: int = 1_000,  # Bootstrap draws; 0 for no intervals
     seed: int = 0,  # Seed of the bootstrap
+    show: bool = True,  # A bar with the time left, where it takes more than a few seconds
 ) -> pl.DataFrame:  # `metric_schema`
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
     loaded = load_tokenizers(tokenizers, "intrinsic")
     return _measure(
-        texts, loaded, reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed
+        texts, loaded, reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed, show
     ).metrics
 
 # %% ../nbs/22_intrinsic.ipynb #831dbea3
@@ -1321,6 +1322,7 @@ def _measure(
     metrics: Sequence[str] | None,
     draws: int,
     seed: int,
+    show: bool,
 ) -> _Measured:
     "The pass itself."
     wanted = _checked_options(metrics, segmenter, alphas, draws)
@@ -1335,7 +1337,15 @@ def _measure(
     parallel: list[pl.DataFrame] = []
     waiting: list[tuple[_Page, int]] = []
     read: Counter[str] = Counter()
-    for page, encoded in _encoded(stream.pages(len(readers)), readers):
+    pages = progress(
+        _encoded(stream.pages(len(readers)), readers),
+        "texts",
+        total=texts.height if isinstance(texts, pl.DataFrame) else None,
+        size=lambda pair: len(pair[0].texts),
+        delay=5,
+        show=show,
+    )
+    for page, encoded in pages:
         counts = [
             _read_page(page, reader, tally, encode(), read[page.lang])
             for reader, tally, encode in zip(readers, tallies, encoded, strict=True)
@@ -1656,11 +1666,12 @@ def compare(
     metrics: Sequence[str] | None = None,  # Which metrics of `intrinsic`; None is all
     draws: int = 1_000,  # Bootstrap draws; 0 for no intervals
     seed: int = 0,  # Seed of the bootstrap
+    show: bool = True,  # As in `intrinsic`
 ) -> Comparison:  # Frames to read and to draw
     "Tokenizers side by side: every intrinsic metric in every language and over all, what vocabularies share, and who pays."
     loaded = load_tokenizers(tokenizers, "compare")
     measured = _measure(
-        texts, loaded, reference, lang, segmenter, punctuation, special_tokens, (1, 2, 2.5), metrics, draws, seed
+        texts, loaded, reference, lang, segmenter, punctuation, special_tokens, (1, 2, 2.5), metrics, draws, seed, show
     )
     return Comparison(_summary(measured.metrics, loaded), measured.metrics, overlap(loaded), _curves(measured, loaded))
 
