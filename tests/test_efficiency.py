@@ -22,6 +22,7 @@ from toksuite_nb.efficiency import (
     crossing,
     efficiency_auc,
     efficiency_auc_linear,
+    efficiency_auc_measured,
     efficiency_points,
     efficiency_table,
     fit_ceiling,
@@ -114,6 +115,29 @@ def test_area_is_a_share_and_ignores_what_takes_no_part(points, zero, human):
     )
     assert efficiency_auc(dict(reversed(curve.items())), human) == auc, "the order of the points must not matter"
     assert efficiency_auc({str(n): m for n, m in curve.items()}, human) == auc, "JSON keys are strings"
+
+
+@given(
+    st.dictionaries(st.integers(51, 4999), st.floats(0, 1), max_size=6),
+    st.floats(0, 0.9),
+    st.floats(0.95, 1) | st.none(),
+)
+def test_area_as_measured_is_that_of_the_line_through_the_points(points, zero, human):
+    curve = {0: zero, 50: 0.95, **points}
+    x, y = np.log2(np.maximum(sorted(curve), 1)), np.array([curve[n] for n in sorted(curve)])
+    ceiling = max(curve.values()) if human is None else max(human, *curve.values())
+    grid = np.union1d(np.linspace(0, np.log2(5000), 2000), x)
+    area = np.trapezoid((np.interp(grid, x, y) - zero) / (ceiling - zero), grid) / np.log2(5000)
+    measured = efficiency_auc_measured(curve, human)
+    assert abs(measured - area) < 1e-9
+    every = dict.fromkeys(anchors, 0.0) | curve
+    rising = {
+        n: float(m)
+        for n, m in zip(sorted(every), np.maximum.accumulate([every[n] for n in sorted(every)]), strict=True)
+    }
+    assert abs(efficiency_auc_measured(rising, human) - efficiency_auc(curve, human)) < 1e-9, (
+        "what is edited already is not edited again"
+    )
 
 
 def test_curve_without_zero_shot_is_refused_or_flagged():

@@ -18,6 +18,9 @@ SIZES = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidd
 WAYS = {"kept": {"batch_tokens": 10_000}, "aside": {"batch_tokens": 20}, "lock-step": {"batch_tokens": 20, "lock_step": True}}  # fmt: skip
 
 
+Tape = gradients._Tape
+
+
 def llama(**options) -> torch.nn.Module:
     torch.manual_seed(0)
     return shaken(LlamaForCausalLM(LlamaConfig(**(SIZES | options))))
@@ -66,7 +69,7 @@ def exact(model: torch.nn.Module, examples: list[Example], **options) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_trap_1_padding_adds_nothing(way):
-    model, examples = llama(), [Example([1, 5], [7]), Example([1, *range(3, 40)], [8, 9]), Example([1, 5, 6], [2])]
+    model, examples = llama(), [Example([1, 5], [7]), Example([1, *range(3, 40)], [8, 9, 3]), Example([1, 5, 6], [2])]
     together = gradient_gram(model, examples, weights="full", show=False, **WAYS[way]).dot
     pair = gradient_gram(
         model, examples[::2], weights="full", show=False
@@ -212,6 +215,19 @@ def test_trap_8_sums_are_in_single_precision_at_least():
         assert float(((found - truth) / norms / norms[:, None]).abs().max()) < 1e-4
     rough = ((b @ b.mT).float() * (a @ a.mT).float()).sum((1, 2)) / truth.diag()  # what rounded token products give
     assert float((rough - 1).abs().max()) > 1e-3, "the case is too easy to tell the two apart"
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("way", WAYS)
+def test_trap_8_a_model_in_half_precision_is_summed_as_in_double(weights, way, monkeypatch):
+    model, examples = llama().bfloat16(), some()
+    single = gradient_gram(model, examples, weights=weights, rank=4, show=False, **WAYS[way])
+    monkeypatch.setattr(gradients, "_Tape", lambda *given: Tape(*given[:5], torch.float64, *given[6:]))
+    double = gradient_gram(model, examples, weights=weights, rank=4, show=False, **WAYS[way])
+    assert np.abs(single.cosine - double.cosine).max() < 1e-5
+    monkeypatch.setattr(gradients, "_Tape", lambda *given: Tape(*given[:5], torch.bfloat16, *given[6:]))
+    rough = gradient_gram(model, examples, weights=weights, rank=4, show=False, **WAYS[way])
+    assert np.abs(rough.cosine - double.cosine).max() > 1e-4, "the case is too easy to tell the two apart"
 
 
 def half_and_truth(head: float) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -25,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from toksuite_nb import gradients
@@ -49,11 +50,14 @@ def build(kind: str) -> torch.nn.Module:
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**(SMALL | LONG), head_dim=4, sliding_window=16)),
         "mistral": lambda: MistralForCausalLM(MistralConfig(**(SMALL | LONG), sliding_window=16)),
     }
-    model = models[kind]().double().eval()
+    return shaken(models[kind]().double())
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():  # fresh norms are all ones and biases all zeros, which would hide mistakes
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    return model
+    return model.eval()
 
 
 def some_examples(n: int = 6) -> list[Example]:
@@ -76,7 +80,11 @@ def gram_of(rows: list[list[torch.Tensor]]) -> np.ndarray:
 
 
 def reference(
-    model: torch.nn.Module, examples: list[Example], weights: str, rank: int = 4, seed: int = 3
+    model: torch.nn.Module,
+    examples: list[Example],
+    weights: str,
+    rank: int = 4,
+    seed: int = 3,
 ) -> np.ndarray:
     modules = dict(model.named_modules())
     rows = []
@@ -91,7 +99,7 @@ def reference(
             if (
                 not isinstance(modules[owner], LINEAR)
                 or not name.endswith(".weight")
-                or (".layers." not in name and ".h." not in name)
+                or not any(part in f".{name}" for part in (".layers.", ".h."))
             ):
                 continue
             g = g.T if isinstance(modules[owner], gradients.Conv1D) else g
@@ -127,6 +135,105 @@ def test_examples_of_one_to_two_hundred_tokens_in_further_architectures(kind, we
     gram = gradient_gram(model, examples, weights=weights, **options)
     expected = reference(model, examples, weights)
     assert np.abs(gram.dot - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+
+
+MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "qk_nope_head_dim": 4, "num_key_value_heads": 4}  # fmt: skip
+DENSE = {"head_dim": 4, "n_routed_experts": 4, "moe_intermediate_size": 8, "first_k_dense_replace": 2, "n_group": 1, "topk_group": 1}  # fmt: skip
+ODD = {  # heads that a layer sees one by one, and layers with a forward pass of their own
+    "deepseek_v2": MLA | DENSE,
+    "deepseek_v3": MLA | DENSE,
+    "minicpm3": MLA,
+    "falcon": {},
+    "falcon, several key heads": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon, one after the other": {"parallel_attn": False, "multi_query": False},
+}
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("options", [{}, {"batch_tokens": 20}, {"lock_step": True}])
+def test_gram_equals_explicit_gradients_where_layers_are_not_the_usual_ones(kind, weights, options):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind.partition(",")[0], **(SMALL | ODD[kind]))
+    model, examples = shaken(AutoModelForCausalLM.from_config(config).double()), some_examples()
+    gram = gradient_gram(model, examples, weights=weights, seed=3, rank=4, show=False, **options)
+    expected = reference(model, examples, weights)
+    # some of them compute their rotary positions in single precision, whatever the model's type is
+    assert np.abs(gram.dot - expected).max() < 1e-8 * np.abs(expected).max()
+
+
+class InGroups(torch.nn.Module):
+    "A block whose last layer sees a few vectors for each position, in one of several arrangements."
+
+    def __init__(self, arranged: str, dim: int = 12):
+        super().__init__()
+        self.q, self.h, self.arranged = torch.nn.Linear(dim, dim), torch.nn.Linear(dim // 3, dim // 3), arranged
+
+    def forward(self, x):
+        q = self.q(x)[:, None]
+        x = x + torch.nn.functional.scaled_dot_product_attention(q, q, q, None, 0.0, True)[:, 0].tanh()
+        if self.arranged == "longer":
+            return x + self.h(x.reshape(len(x), -1, 4)).view_as(x).tanh()
+        parts = x.unflatten(-1, (3, -1))
+        if self.arranged == "heads":
+            return x + self.h(parts.transpose(1, 2)).transpose(1, 2).flatten(-2).tanh()
+        return x + self.h(parts).flatten(-2).tanh()
+
+
+class Grouped(torch.nn.Module):
+    "A small causal LM of such blocks."
+
+    def __init__(self, arranged: str, dim: int = 12):
+        super().__init__()
+        self.config = LlamaConfig(vocab_size=48)
+        self.embed, self.head = torch.nn.Embedding(48, dim), torch.nn.Linear(dim, 48)
+        self.layers = torch.nn.ModuleList([InGroups(arranged) for _ in range(3)])
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        return CausalLMOutputWithPast(logits=self.head(x))
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("arranged", ["positions", "heads", "longer"])
+@pytest.mark.parametrize("options", [{}, {"batch_tokens": 20}, {"lock_step": True}])
+def test_layers_that_see_parts_of_a_position_count_for_their_own_example_only(arranged, weights, options):
+    torch.manual_seed(0)
+    model, examples = shaken(Grouped(arranged).double()), some_examples()
+    gram = gradient_gram(model, examples, weights=weights, seed=3, rank=3, show=False, **options)
+    expected = reference(model, examples, weights, rank=3)
+    assert np.abs(gram.dot - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("place", ["self_attn.o_proj", "mlp.down_proj", "mlp.up_proj"])
+def test_a_layer_with_a_forward_pass_of_its_own_may_stand_in_the_last_block(place):
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    model, examples = build("llama tied, biases"), some_examples()
+    layer = model.model.layers[1].get_submodule(place)
+    layer.__class__ = Doubled
+    gram = gradient_gram(model, examples, weights="full", show=False)
+    assert np.abs(gram.dot - reference(model, examples, "full")).max() < 1e-10
+
+
+def test_attention_for_the_ends_of_a_row_has_the_width_of_the_values():
+    query, key, value = (torch.randn(1, 2, 10, width).double() for width in (6, 6, 4))
+    apart = gradients._Apart()
+    apart.row, apart.last = [5, 3, 2], [2, 1, 0]
+    found = apart.each(query, key, value, is_causal=True)
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(*x, is_causal=True)
+        for x in zip(*(x.split(apart.row, -2) for x in (query, key, value)), strict=True)
+    ]
+    assert torch.allclose(found[..., 3:5, :], parts[0][..., 3:, :])
+    assert torch.allclose(found[..., 7:8, :], parts[1][..., 2:, :]) and not found[..., 8:, :].any()
 
 
 @pytest.mark.parametrize("kind", ["llama tied, biases", "gpt2", "gemma2"])
@@ -803,3 +910,11 @@ def test_logits_without_a_gradient_are_refused():
     model = Detached(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=64))
     with pytest.raises(ValueError, match="logits of Detached must carry a gradient"):
         gradient_gram(model, [([1, 2, 3], [4]), ([1, 2, 5], [6])], show=False)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_a_model_that_computes_without_gradients_is_refused(around):
+    model, examples = build("llama"), some_examples()
+    model.forward = around()(model.forward)
+    with pytest.raises(ValueError, match="logits of LlamaForCausalLM must carry a gradient, got none"):
+        gradient_gram(model, examples, show=False)

@@ -156,25 +156,24 @@ def _check_cells(df: pl.DataFrame, rows: str) -> None:
 
 # %% ../nbs/50_charts.ipynb #c9300067
 def efficiency_chart(
-    forecast_frame: pl.DataFrame,  # `forecast_schema`; `n` = 0 is zero-shot
+    forecast_frame: pl.DataFrame | None = None,  # `forecast_schema`; `n` = 0 is zero-shot; None: `curves` alone
     curves: pl.DataFrame | None = None,  # `curve_schema`: measured points
     target: float | int | None = None,  # Metric to reach, drawn as a level
     *,
     needed: float | int | None = None,  # Labels needed for `target`, drawn as a line to the axis; from `labels_needed`
-    metric: str = "expected metric",  # Title of the vertical axis
-) -> alt.LayerChart:  # Curve, band, points and target
-    "Expected metric against the number of labelled examples, on a log2 axis, with its prediction interval."
-    outlook = check_frame(forecast_frame, forecast_schema, "efficiency_chart").sort("n")
-    points = None if curves is None else check_frame(curves, curve_schema, "efficiency_chart")
-    if outlook.is_empty() or any(n < 0 for n in outlook["n"].to_list()):
+    metric: str | None = None,  # Title of the vertical axis; None: "expected metric", or "metric" without a forecast
+) -> alt.LayerChart:  # Curve, band, points and target; without a forecast, a line through the mean of the seeds
+    "Expected or measured metric against the number of labelled examples, on a log2 axis."
+    outlook, points = _with_place(forecast_frame, forecast_schema), _with_place(curves, curve_schema)
+    given = [frame for frame in (outlook, points) if frame is not None]
+    budgets = [n for frame in given for n in frame["n"].to_list()]
+    if not given or given[0].is_empty() or min(budgets) < 0:
         raise ValueError(
-            f"efficiency_chart: a forecast needs rows, all with n >= 0, got n = {outlook['n'].head(5).to_list()}. "
-            "Call forecast with budgets=(0, 50, 100, ...)."
+            f"efficiency_chart: needs a forecast, or measured curves, with rows, all with n >= 0, got n = {budgets[:5]}. "
+            "Call forecast with budgets=(0, 50, 100, ...), or measure_curve."
         )
-    at = pl.max_horizontal("n", pl.lit(1)).alias("at")
-    outlook, points = outlook.with_columns(at), None if points is None else points.with_columns(at)
-    budgets = outlook["at"].to_list() + ([] if points is None else points["at"].to_list())
-    span = [min(budgets), max(max(budgets), min(budgets) * 2)]
+    low = max(1, min(budgets))
+    span = [low, max(*budgets, 2 * low)]
     x = alt.X(
         "at:Q",
         title="labelled examples (each step doubles them)",
@@ -185,31 +184,67 @@ def efficiency_chart(
             labelExpr="datum.value < 2 ? '0–1' : format(datum.value, '~d')",
         ),
     )
-    y = alt.Y("expected:Q", title=metric, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(gridColor="#e5e5e5"))
-    tips = ["n:Q", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("expected", "low", "high"))]
-    layers: list[alt.Chart] = [
-        alt.Chart(outlook)
-        .mark_line(color="#0072B2", strokeWidth=2.5, point=outlook.height <= 16 and alt.OverlayMarkDef(size=18))
-        .encode(x=x, y=y, tooltip=tips)
-    ]
-    band = outlook.drop_nulls(["low", "high"])
-    if not band.is_empty():
-        layers.insert(
-            0,
-            alt.Chart(band)
-            .mark_area(opacity=0.25, color="#0072B2")
-            .encode(x=x, y=alt.Y("low:Q", title=metric), y2="high:Q"),
-        )
+    title = metric or ("metric" if outlook is None else "expected metric")
+    layers = [] if outlook is None else _expected(outlook, x, title)
     if points is not None and not points.is_empty():
-        layers.append(_measured(points, x))
+        layers += _means(points, x, title) if outlook is None else [_measured(points, x)]
     if target is not None:
         layers += _target(target, needed, span)
     return alt.layer(*layers).properties(width=460, height=260).configure(background="white")
 
 
+def _with_place(frame: pl.DataFrame | None, schema: Any) -> pl.DataFrame | None:
+    "With `at`, where a budget stands on a logarithmic axis."
+    if frame is None:
+        return None
+    return check_frame(frame, schema, "efficiency_chart").sort("n").with_columns(at=pl.max_horizontal("n", pl.lit(1)))
+
+
+def _height(column: str, title: str) -> alt.Y:
+    return alt.Y(
+        f"{column}:Q", title=title, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(gridColor="#e5e5e5")
+    )
+
+
+def _expected(outlook: pl.DataFrame, x: alt.X, title: str) -> list[alt.Chart]:
+    "Forecast, over its band where there is one."
+    tips = ["n:Q", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("expected", "low", "high"))]
+    line = (
+        alt.Chart(outlook)
+        .mark_line(color="#0072B2", strokeWidth=2.5, point=outlook.height <= 16 and alt.OverlayMarkDef(size=18))
+        .encode(x=x, y=_height("expected", title), tooltip=tips)
+    )
+    band = outlook.drop_nulls(["low", "high"])
+    if band.is_empty():
+        return [line]
+    area = alt.Chart(band).mark_area(opacity=0.25, color="#0072B2")
+    return [area.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"), line]
+
+
 def _doublings(low: int, high: int) -> list[int]:
     powers = [2**k for k in range(64) if low <= 2**k <= high]
     return powers[:: 1 + len(powers) // 13]
+
+
+def _means(points: pl.DataFrame, x: alt.X, title: str) -> list[alt.Chart]:
+    "A line for each curve through the mean of its seeds, and each seed's points."
+    series = points.with_columns(series=pl.col("model") + ", " + pl.col("task"))
+    names = series["series"].unique(maintain_order=True).to_list()
+    palette = tokenizer_colours(names)
+    legend = alt.Legend(orient="bottom", columns=2, labelLimit=260, symbolOpacity=1) if len(names) <= 10 else None
+    scale = alt.Scale(domain=names, range=[palette[name] for name in names])
+    colour = alt.Color("series:N", title=None, scale=scale, legend=legend)
+    shape = alt.Shape("series:N", title=None, scale=alt.Scale(domain=names), legend=legend)
+    means = series.group_by("series", "n", "at", maintain_order=True).agg(
+        pl.col("metric").mean(), seeds=pl.col("seed").n_unique().cast(pl.Int64)
+    )
+    tips = ["series:N", "n:Q", alt.Tooltip("metric:Q", format=".3f")]
+    line = alt.Chart(means).mark_line(strokeWidth=2.5).encode(x=x, y=_height("metric", title), color=colour)
+    seeds = alt.Chart(series).mark_point(size=30, filled=True, opacity=0.6)
+    return [
+        line.encode(tooltip=[*tips, "seeds:Q"]),
+        seeds.encode(x=x, y="metric:Q", color=colour, shape=shape, tooltip=[*tips, "seed:Q"]),
+    ]
 
 
 def _measured(points: pl.DataFrame, x: alt.X) -> alt.Chart:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['anchors', 'Basis', 'published_curves', 'published_tasks', 'efficiency_points', 'efficiency_auc',
-           'efficiency_auc_linear', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve', 'CeilingPrior',
-           'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'CeilingErrors', 'ceiling_errors',
-           'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage', 'LabelsNeeded', 'crossing',
-           'labels_needed', 'labels_coverage']
+           'efficiency_auc_linear', 'efficiency_auc_measured', 'efficiency_table', 'EfficiencyCurve', 'CeilingCurve',
+           'CeilingPrior', 'ceiling_prior', 'fit_ceiling', 'fit_power', 'held_out_errors', 'CeilingErrors',
+           'ceiling_errors', 'Calibration', 'calibrate', 'presets', 'preset', 'forecast', 'interval_coverage',
+           'LabelsNeeded', 'crossing', 'labels_needed', 'labels_coverage']
 
 # %% ../nbs/42_efficiency.ipynb #ca0f80f8
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def efficiency_points(
     human: float | int | None = None,  # Human score in [0, 1]; None if not known
     *,
     require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples, as the published code does
-) -> pl.DataFrame:  # `n`, `metric` (null: not measured), `cleaned`, `share` of the gap, `log2_budget` in [0, 1]
+) -> pl.DataFrame:  # `n`, `metric` (null: not measured), `cleaned`, `share` of the gap, `measured_share` (uncleaned), `log2_budget` in [0, 1]
     "Cleaned and normalised data-efficiency curve: steps 1 to 9 of the published algorithm."
     points = _points(curve, human, require_zero_shot, "efficiency_points")
     kept = {n: metric for n, metric in points.items() if n == 0 or anchors[0] <= n <= anchors[-1]}
@@ -72,6 +72,7 @@ def efficiency_points(
             "metric": [kept.get(n) for n in budgets],
             "cleaned": cleaned,
             "share": (cleaned - floor) / (ceiling - floor),
+            "measured_share": [None if n not in kept else (kept[n] - floor) / (ceiling - floor) for n in budgets],
             "log2_budget": _position(np.array(budgets)),
         }
     )
@@ -167,15 +168,29 @@ def efficiency_auc_linear(
     points = efficiency_points(curve, human, require_zero_shot=require_zero_shot)
     return float(np.trapezoid(points["share"].to_numpy(), points["n"].to_numpy() / anchors[-1]))
 
+# %% ../nbs/42_efficiency.ipynb #80305d06
+def efficiency_auc_measured(
+    curve: Any,  # Mapping from examples to metric in [0, 1], or one task's rows of a `curve_schema` frame
+    human: float | int | None = None,  # Human score in [0, 1]; None if not known
+    *,
+    require_zero_shot: bool = True,  # False: accept a curve that starts above 0 examples
+) -> float:  # At most 1; below 0 where fine-tuning does harm; not what the published calibrations predict
+    "Area under the measured curve over the log2 budget axis, without carried values and running maximum."
+    return _measured_area(efficiency_points(curve, human, require_zero_shot=require_zero_shot))
+
+
+def _measured_area(points: pl.DataFrame) -> float:
+    measured = points.drop_nulls("measured_share")
+    share, x = (measured[name].to_numpy() for name in ("measured_share", "log2_budget"))
+    return float(np.trapezoid([*share, share[-1]], [*x, 1.0]))
+
 # %% ../nbs/42_efficiency.ipynb #050d0ef1
 def efficiency_table(
     curves: pl.DataFrame,  # `curve_schema`: any number of models, tasks and seeds
     human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; missing tasks have none
     *,
     require_zero_shot: bool = True,  # False: accept curves that start above 0 examples
-) -> (
-    pl.DataFrame
-):  # `model`, `task`, `seed`, `auc`, `auc_linear`, `floor`, `ceiling`, `carried` (anchors), `repaired` (a dip)
+) -> pl.DataFrame:  # `model`, `task`, `seed`, `auc`, `auc_linear`, `auc_measured`, `floor`, `ceiling`, `carried` (anchors), `repaired` (a dip)
     "Areas of many curves, and what was filled in or evened out for each."
     check_frame(curves, curve_schema, "efficiency_table")
     scores = _scores(human, "efficiency_table")
@@ -195,6 +210,7 @@ def efficiency_table(
                 "seed": seed,
                 "auc": float(np.trapezoid(share, points["log2_budget"].to_numpy())),
                 "auc_linear": float(np.trapezoid(share, points["n"].to_numpy() / anchors[-1])),
+                "auc_measured": _measured_area(points),
                 "floor": points["cleaned"][0],
                 "ceiling": best if score is None else max(score, best),
                 "carried": points.filter(pl.col("metric").is_null())["n"].to_list(),
@@ -209,6 +225,7 @@ def efficiency_table(
             "seed": pl.Int64,
             "auc": pl.Float64,
             "auc_linear": pl.Float64,
+            "auc_measured": pl.Float64,
             "floor": pl.Float64,
             "ceiling": pl.Float64,
             "carried": pl.List(pl.Int64),

@@ -893,6 +893,8 @@ class _Tape:
         if not output.requires_grad:
             output = _opened(output)
         if output.shape[0] == 1 < self.rows and not self._in_one_row(output):
+            if self.width:
+                raise _Unattributable  # several examples stand in what is no vector for each position
             output = output.expand(self.rows, *output.shape[1:]).clone()
             given = given.expand(self.rows, *given.shape[1:])
         return output, given
@@ -1335,8 +1337,10 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
         for p in own:
             p.requires_grad_(True)
         two = [Example(some[:-1], some[-1:]) for some in (few, other)]
+        batch = _batch([*two, *two, two[0]], weight.device)
+        seen.size = batch.given["input_ids"].shape
         with watch:
-            loss = _losses(model, _batch([*two, *two, two[0]], weight.device)).sum() * scale
+            loss = _losses(model, batch).sum() * scale
         if loss.grad_fn is None:
             raise ValueError(
                 f"gradient_gram: the logits of {type(model).__name__} must carry a gradient, got none. "
@@ -1359,8 +1363,8 @@ def _plan(model: Any, targets: dict[str, torch.nn.Module], weights: str, example
     finally:
         for hook in hooks:
             hook.remove()
-    # attention that is computed again in the backward pass would not be told apart there
-    usable = in_order and not (single or seen.twice) and weights != "full" and weight.device.type == "cpu"
+    # attention that is computed again in the backward pass would not be told apart there, nor heads that a layer sees one by one
+    usable = in_order and not (single or seen.twice or seen.deep) and weights != "full" and weight.device.type == "cpu"
     one_row = usable and _fit_in_a_row(model, _hidden(seen.calls[-1][3])[:2].detach(), last, two)
     return _Plan(
         chain if in_order else [],
@@ -1473,7 +1477,7 @@ class _Apart(TorchFunctionMode):
             part = (
                 scaled_dot_product_attention(q[..., size - count :, :], k, v, behind, dropout_p, **options)
                 if count
-                else q[..., :0, :]
+                else q.new_zeros(*q.shape[:-2], 0, v.shape[-1])
             )
             parts.append(pad(part, (0, 0, size - count, 0)))
         return torch.cat(parts, -2)
@@ -1548,10 +1552,12 @@ class _Seen:
         self.odd: set[str] = set()  # Modules that do not map one tensor to one tensor
         self.mixed = False  # Whether a module sees rows that are not told apart by example
         self.calls: list[tuple[int, Any, Any, Any]] = []
+        self.size: tuple[int, ...] = ()  # Rows and positions of that run
         self.embedded: Any = None
         self.passes: list[tuple[Any, torch.Tensor, torch.Tensor]] = []  # Module, input and output, in the last block
         self.outputs: list[tuple[str, torch.Tensor, int]] = []  # With their version, which grows when they are changed
         self.twice = False  # Whether a checkpoint computes modules again
+        self.deep = False  # Whether a module's output is something else than a vector for each position
 
     def module(self, name: str, _: torch.nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
         given = [x for x in (*args, *kwargs.values()) if x is not None]
@@ -1559,7 +1565,10 @@ class _Seen:
         if not (len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(out, torch.Tensor)):
             self.odd.add(name)
             return
+        if out.is_inference():
+            return  # no gradient will come
         self.outputs.append((name, out, out._version))
+        self.deep |= out.shape[:-1] != self.size
         self.mixed |= out.dim() < 3 or not (len(out) == len(given[0]) == 5 or len(out) == 1)
         if out.grad_fn is not None:
             self.used.update(_uses(out.grad_fn, given[0].grad_fn))
@@ -1692,11 +1701,11 @@ class _Run:
     def narrow(self) -> list[Any]:
         "Let parts of the last block compute answer positions only; what they give elsewhere is never used."
 
-        def pick(module: torch.nn.Module, args: tuple) -> tuple:
-            return (self.batch.pick(args[0]),)
+        def pick(module: torch.nn.Module, args: tuple) -> tuple | None:  # None: as it is, where the tape calls a module
+            return None if self.tape.busy else (self.batch.pick(args[0]),)
 
-        def spread(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
-            return self.batch.spread(out)
+        def spread(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor | None:
+            return None if self.tape.busy else self.batch.spread(out)
 
         def ask(answers: bool, *_: Any) -> None:
             self.apart.last = self.batch.answers if answers else []
@@ -1758,9 +1767,11 @@ def _kept(run: _Run) -> None:
         cuts[-1].append((inner, leaf))
         return (leaf, *out[1:]) if isinstance(out, tuple) else leaf
 
+    n = len(run.batches)
+    steps = progress(range((len(run.chain) + 1) * n), "gradients", show=run.show and n > 1)
     hooks = [block.register_forward_hook(cut) for _, block in run.chain]
     try:
-        for at in range(len(run.batches)):
+        for at, _ in zip(range(n), steps, strict=False):
             cuts.append([])
             run.back(run.forward(at))
     finally:
@@ -1768,10 +1779,8 @@ def _kept(run: _Run) -> None:
             hook.remove()
     run.tape.close(set())
     passed: set[str] = set()
-    for k in progress(
-        range(len(run.chain) - 1, -1, -1), "gradients", total=len(run.chain), show=run.show and len(run.batches) > 1
-    ):
-        for at in range(len(run.batches)):
+    for k in range(len(run.chain) - 1, -1, -1):
+        for at, _ in zip(range(n), steps, strict=False):
             run.begin(at)
             inner, leaf = cuts[at].pop()
             run.back(inner, leaf.grad)
