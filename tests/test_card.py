@@ -8,7 +8,17 @@ import pytest
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from toksuite_nb.card import card_schema, card_statuses, compare_cards, tokenizer_card
+from toksuite_nb.card import (
+    card_schema,
+    card_statuses,
+    compare_cards,
+    suspected_schema,
+    suspected_tokens,
+    token_variants,
+    tokenizer_card,
+    variant_schema,
+    variations,
+)
 from toksuite_nb.core import check_frame
 from toksuite_nb.tokenizer import load_tokenizer
 
@@ -165,8 +175,11 @@ NORMAL = {
     "unreachable tokens": "none",
     "partial characters": "single bytes only",
     "tokens with the same bytes": "none",
+    "special-looking tokens": "none",
+    "token variants": "place, case",
 }
 LOSSES = {"round trip": "with losses"}
+OBJECT = {"digits": "single digits", "partial characters": "present", "token variants": "case"}
 NFC = normalizers.NFC()
 # what is planted, and what follows from it: a lower-casing vocabulary has capitals that no text reaches
 ZOO = {
@@ -197,6 +210,7 @@ ZOO = {
         {
             "white space": "dropped",
             "unreachable tokens": "present",
+            "token variants": "case",
         }
         | LOSSES,
     ),
@@ -328,7 +342,7 @@ ZOO = {
     ),
     "spaces removed": (
         lambda: byte_bpe(normalizers.Replace(" ", "")),
-        {"white space": "dropped", "unreachable tokens": "present"} | LOSSES,
+        {"white space": "dropped", "unreachable tokens": "present", "token variants": "case"} | LOSSES,
     ),
     "no-break spaces": (
         lambda: byte_bpe(normalizers.Replace("\u00a0", " ")),
@@ -387,6 +401,7 @@ ZOO = {
         lambda: metaspace("first"),
         {
             "prefix space": "added at the start only",
+            "token variants": "case",
             "unknown characters": "unknown token",
             "digits": "single digits",
             "text that spells a special token": "read as special",
@@ -400,6 +415,7 @@ ZOO = {
         lambda: metaspace("always"),
         {
             "prefix space": "added, also behind special tokens",
+            "token variants": "case",
             "unknown characters": "unknown token",
             "digits": "single digits",
             "text that spells a special token": "read as special",
@@ -414,6 +430,7 @@ ZOO = {
         {
             "white space": "dropped",
             "characters replaced": "not known",
+            "token variants": "case, NFC, NFKC",
             "spaces put inside": "not known",
             "unknown characters": "unknown token",
             "long words": "unknown beyond 2 characters",
@@ -423,10 +440,10 @@ ZOO = {
         }
         | LOSSES,
     ),
-    "object": (ByteObject, {"digits": "single digits", "partial characters": "present"}),
+    "object": (ByteObject, OBJECT),
     "object, cleanup": (
         lambda: ByteObject(after=lambda text: text.replace(" ,", ",").replace(" '", "'")),
-        {"digits": "single digits", "partial characters": "present"} | LOSSES,
+        OBJECT | LOSSES,
     ),
     "object, question marks": (
         lambda: ByteObject(lambda text: text.encode("ascii", "replace").decode()),
@@ -435,9 +452,8 @@ ZOO = {
             "normal form": "not known",
             "characters replaced": "present",
             "unknown characters": "replaced by other text",
-            "digits": "single digits",
-            "partial characters": "present",
         }
+        | OBJECT
         | LOSSES,
     ),
     "object, ASCII only": (
@@ -447,14 +463,25 @@ ZOO = {
             "characters replaced": "present",
             "invisible characters": "removed",
             "unknown characters": "dropped",
-            "digits": "single digits",
-            "partial characters": "present",
         }
+        | OBJECT
         | LOSSES,
     ),
     "same bytes": (
         lambda: byte_bpe(added=[" the"]),
         {"tokens with the same bytes": "present", "unreachable tokens": "present"},
+    ),
+    "special-looking": (
+        lambda: byte_bpe(added=["<|user|>", "[UNK]", "[...]", "<3"]),
+        {"special-looking tokens": "present"},
+    ),
+    "two spellings": (
+        lambda: byte_bpe(added=["\u1e61", "s\u0307"]),
+        {"token variants": "place, case, NFC, NFKC"},
+    ),
+    "two widths": (
+        lambda: byte_bpe(added=["\uff41"]),
+        {"token variants": "place, case, NFKC"},
     ),
 }
 
@@ -499,6 +526,8 @@ def test_the_counts_are_those_of_the_vocabulary():
     assert count["lower case"]["unreachable tokens"] == 26, "the 26 capitals of the byte alphabet"
     assert count["same bytes"]["tokens with the same bytes"] == 1
     assert count["double BOS"]["added special tokens"] == 2
+    assert count["special-looking"]["special-looking tokens"] == 2
+    assert count["whole words"]["token variants"] == 5
 
 
 @pytest.mark.parametrize("name", ["bytes", "mistral-spm"])
@@ -546,3 +575,70 @@ def test_cards_are_compared_side_by_side():
     assert set(table["finding"]) == {"case", "round trip", "unreachable tokens"}
     with pytest.raises(ValueError, match="compare_cards: needs at least one tokenizer, got none"):
         compare_cards([])
+
+
+def suspects(name):
+    frame = suspected_tokens(load_tokenizer(ZOO[name][0](), name))
+    return frame.group_by("reason", maintain_order=True).agg("bytes").rows_by_key("reason", unique=True)
+
+
+def test_each_planted_token_is_suspected_for_its_reason():
+    vain = {bytes([b]) for b in (0xC0, 0xC1, *range(0xF5, 0x100))}
+    assert {reason: set(*found) for reason, found in suspects("normal").items()} == {"never in UTF-8": vain}
+    capitals = {bytes([b]) for b in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+    assert set(*suspects("lower case")["rewritten"]) == capitals
+    assert suspects("unreachable")["unreachable"] == ([b" zzqq"],)
+    assert suspects("same bytes")["same bytes"] == ([b" the", b" the"],)
+    assert suspects("same bytes")["unreachable"] == ([b" the"],)
+    assert suspects("special-looking")["special-looking"] == ([b"<|user|>", b"[UNK]"],)
+    assert min(map(len, suspects("partial")["partial character"][0])) == 2, "single bytes are no reason"
+    spared = suspects("byte fallback")["spare byte"][0]
+    assert b"a" in spared and b"\n" in spared and b"\x01" not in spared
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_frames_agree_with_the_card(name):
+    tokenizer, count = (
+        load_tokenizer(ZOO[name][0](), name),
+        dict(zip(card(name)["finding"], card(name)["count"], strict=True)),
+    )
+    suspected = check_frame(suspected_tokens(tokenizer), suspected_schema, "test")
+    assert not suspected.select("id", "reason").is_duplicated().any()
+    assert suspected["reason"].is_in(["unreachable", "rewritten"]).sum() == count["unreachable tokens"]
+    assert (suspected["reason"] == "special-looking").sum() == count["special-looking tokens"]
+    variants = check_frame(token_variants(tokenizer), variant_schema, "test")
+    assert variants["group"].n_unique() == count["token variants"]
+    assert variants.group_by("group").len()["len"].min() >= 2
+    alone = [len(token_variants(tokenizer, differing=[name])) for name in variations]
+    assert max(alone) <= len(variants), "what is alike in one thing is alike in all"
+
+
+def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
+    texts = [chr(c).encode() for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    within = {text[k : k + 2] for text in texts for k in range(len(text) - 1)}
+    first, last = {text[:1] for text in texts}, {text[-1:] for text in texts}
+    pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
+
+    class Pairs:
+        pieces, vocab_size = pairs, len(pairs)
+
+        def encode(self, text):
+            data = text.encode() + b" " * (len(text.encode()) % 2)
+            return [data[k] * 256 + data[k + 1] for k in range(0, len(data), 2)]
+
+        def decode(self, ids):
+            return b"".join(pairs[i] for i in ids).decode("utf-8", "replace")
+
+    found = set(suspected_tokens(Pairs()).filter(reason="never in UTF-8")["bytes"])
+    assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
+
+
+def test_several_tokenizers_stand_in_one_frame():
+    named = {name: ZOO[name][0]() for name in ("normal", "lower case")}
+    assert suspected_tokens(named)["tokenizer"].unique(maintain_order=True).to_list() == list(named)
+    assert token_variants(named, differing="place")["tokenizer"].unique(maintain_order=True).to_list() == list(named)
+    with pytest.raises(ValueError, match="suspected_tokens: needs at least one tokenizer, got none"):
+        suspected_tokens([])
+    for wrong in ("accents", [], ["case", "accents"]):
+        with pytest.raises(ValueError, match="token_variants: differing must name one or more of"):
+            token_variants("bytes", differing=wrong)

@@ -49,6 +49,7 @@ from toksuite_nb.robustness import (
     task_drops,
     verdicts,
 )
+from toksuite_nb.text import words
 
 
 def cell_items(n_sets, per_set=1, names=("shout",), langs=("en",)):
@@ -547,6 +548,21 @@ def test_the_cut_changes_where_the_text_changes():
     assert bold["tokens"] > 0.5 and bold["fallback"] > 1 and bold["unknown"] == 0
     upper = found.filter(pl.col("item_id").str.contains("uppercase")).row(0, named=True)
     assert upper["tokens"] == 0 and 0 < upper["touched"] <= 1 and upper["moved"] == 0
+
+
+def test_suspected_tokens_are_counted_on_both_sides():
+    items = suite_items().filter(pl.col("item_id").str.contains("cldr-month-next-5-en"))
+    capitals = pl.DataFrame({"tokenizer": "bytes", "id": [ord(c) + 3 for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]})
+    found = cut_changes(items, ["bytes"], suspected=capitals)
+    assert found.drop("suspected").equals(cut_changes(items, ["bytes"]))
+    text = dict(items.select("item_id", "question").iter_rows())
+    source = text[items.filter(perturbation="canonical")["item_id"][0]]
+    for item_id, counted in found.select("item_id", "suspected").iter_rows():
+        more = sum(c.isascii() and c.isupper() for c in text[item_id]) - sum(c.isupper() for c in source)
+        assert counted == pytest.approx(more / len(words(source, "en"))), item_id
+    assert found["suspected"].max() > 1, "upper case"
+    with pytest.raises(ValueError, match="cut_changes: frame does not match the 'suspected' schema: 'id' is missing"):
+        cut_changes(items, ["bytes"], suspected=capitals.drop("id"))
 
 
 def test_items_with_the_same_id_are_refused():

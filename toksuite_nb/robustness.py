@@ -1087,7 +1087,9 @@ cut_features = ("tokens", "moved", "touched", "boundaries", "fallback", "unknown
 def cut_changes(
     items: pl.DataFrame,  # `item_schema`; canonical items and perturbed items with their edits
     tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
-) -> pl.DataFrame:  # `tokenizer`, `item_id` and `cut_features`; one row per perturbed item and tokenizer
+    *,
+    suspected: pl.DataFrame | None = None,  # Tokens to count as the feature `suspected`: `tokenizer` and `id`
+) -> pl.DataFrame:  # `tokenizer`, `item_id`, `cut_features`, and `suspected` where it was given; one row per perturbed item and tokenizer
     "How much each perturbation changed the cut of each question; null where one side has no token."
     check_frame(items, item_schema, "cut_changes")
     if same := items.filter(pl.col("item_id").is_duplicated())["item_id"].unique().sort().to_list():
@@ -1096,6 +1098,7 @@ def cut_changes(
             "Drop doubled rows, or give the items of each call ids of their own."
         )
     loaded = load_tokenizers(tokenizers, "cut_changes", fewest=0)
+    marked = _marked(suspected, [t.name for t in loaded])
     texts = {row["item_id"]: row for row in items.iter_rows(named=True)}
     rows = []
     for row in texts.values():
@@ -1106,12 +1109,32 @@ def cut_changes(
             Edit(e["start"], e["end"], e["source"], e["target"]) for e in row["edits"] if e["field"] == "question"
         )
         edited = EditedText(twin["question"], tuple(changed))
-        rows += [(t.name, row["item_id"], *_cut_change(edited, t, row["lang"])) for t in loaded]
-    schema = {"tokenizer": pl.String, "item_id": pl.String} | dict.fromkeys(cut_features, pl.Float64)
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        rows += [(t.name, row["item_id"], *_cut_change(edited, t, row["lang"], marked[t.name])) for t in loaded]
+    schema = {"tokenizer": pl.String, "item_id": pl.String} | dict.fromkeys((*cut_features, "suspected"), pl.Float64)
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    return frame.drop("suspected") if suspected is None else frame
 
 
-def _cut_change(edited: EditedText, tokenizer: Any, lang: str) -> tuple[float | None, ...]:
+_suspected_schema = FrameSchema(
+    "suspected",
+    (Column("tokenizer", pl.String, "name of the tokenizer"), Column("id", pl.Int64, "id of a suspected token")),
+)
+
+
+def _marked(suspected: pl.DataFrame | None, names: list[str]) -> dict[str, list[int]]:
+    "Ids of the suspected tokens of each tokenizer."
+    if suspected is None:
+        return {name: [] for name in names}
+    check_frame(suspected, _suspected_schema, "cut_changes")
+    if other := sorted(set(suspected["tokenizer"]) - set(names)):
+        raise ValueError(
+            f"cut_changes: suspected must name tokenizers that are given too, got {other[:3]} beside {names}. "
+            "Give suspected_tokens the same tokenizers under the same names."
+        )
+    return {name: suspected.filter(pl.col("tokenizer") == name)["id"].to_list() for name in names}
+
+
+def _cut_change(edited: EditedText, tokenizer: Any, lang: str, marked: list[int]) -> tuple[float | None, ...]:
     shift = cut_shift(edited, tokenizer, lang=lang if lang in languages else None)
     counts = shift.tokens.group_by("side", "status", "kind").len().rows()
 
@@ -1120,10 +1143,11 @@ def _cut_change(edited: EditedText, tokenizer: Any, lang: str) -> tuple[float | 
 
     before, after = count("source", 0, "source"), count("target", 0, "target")
     if not before or not after:
-        return (None,) * len(cut_features)
+        return (None,) * (len(cut_features) + 1)
     n_words = max(1, shift.n_words[0]) if shift.n_words else before
     broken = ("fallback", "partial character")
     jaccard = shift.boundaries.jaccard
+    sides = shift.tokens.filter(pl.col("id").is_in(marked))["side"].to_list()
     return (
         float(np.log(after / before)),
         count("source", 1, "moved") / before,
@@ -1131,6 +1155,7 @@ def _cut_change(edited: EditedText, tokenizer: Any, lang: str) -> tuple[float | 
         0.0 if jaccard is None else 1 - jaccard,
         (count("target", 2, *broken) - count("source", 2, *broken)) / n_words,
         (count("target", 2, "unknown") - count("source", 2, "unknown")) / n_words,
+        (sides.count("target") - sides.count("source")) / n_words,
     )
 
 # %% ../nbs/33_robustness.ipynb #376b1aa7
@@ -1138,7 +1163,7 @@ attribution_schema = FrameSchema(
     "attribution",
     (
         Column("norm", pl.String, "length normalisation of the margins", (*norms, "pmi")),
-        Column("feature", pl.String, "what changed in the cut", cut_features),
+        Column("feature", pl.String, "what changed in the cut", (*cut_features, "suspected")),
         Column("n", pl.Int64, "perturbed items (of each tokenizer)"),
         Column("n_sets", pl.Int64, "canonical sets they come from"),
         Column("sd", pl.Float64, "standard deviation of the feature"),
