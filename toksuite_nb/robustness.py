@@ -194,20 +194,14 @@ def minimum_detectable_drop(
     reverse: float | int = 0,  # Items that change from wrong to right; with `power`, the number to expect
     alpha: float = 0.05,  # Level of the test, in (0, 1)
     power: float
-    | None = None,  # Share of experiments that are to be significant, in (0, 1); None: one, the least that can be
+    | None = None,  # Share of experiments that are to be significant, in (alpha, 1); None: the least that can be so at all
 ) -> float | None:  # Drop in accuracy, in (0, 1]; None where no drop is enough
     "Smallest drop over `n` items with an exact McNemar p below `alpha`; with `power`, smallest true drop that has one so often."
-    shares = [alpha] if power is None else [alpha, power]
+    in_range = alpha > 0 and (power is None or alpha < power) and max(alpha, power or 0) < 1
     whole = power is not None or float(reverse).is_integer()
-    if (
-        not float(n).is_integer()
-        or n < 1
-        or not 0 <= reverse < np.inf
-        or not whole
-        or not all(0 < share < 1 for share in shares)
-    ):
+    if not float(n).is_integer() or n < 1 or not 0 <= reverse < np.inf or not whole or not in_range:
         raise ValueError(
-            f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 (whole without power), alpha and power in (0, 1), got n={n}, "
+            f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 (whole without power), 0 < alpha < 1 and power between alpha and 1, got n={n}, "
             f"reverse={reverse}, alpha={alpha}, power={power}. Pass the number of paired items."
         )
     if power is None:
@@ -237,7 +231,7 @@ def _powerful_drop(n: int, gain: float, alpha: float, power: float) -> float | N
         "Power that is missing at a drop; an item that is not gained is lost with chance (drop + gain) / (1 - gain)."
         return power - float(weights @ binom.sf(least - 1, n - gains, min(1.0, (drop + gain) / (1 - gain))))
 
-    return float(brentq(lacking, 0.0, most)) if lacking(0.0) > 0 > lacking(most) else None
+    return float(brentq(lacking, 0.0, most)) if lacking(most) < 0 else None
 
 # %% ../nbs/33_robustness.ipynb #3aa88cb8
 def holm(
@@ -816,8 +810,8 @@ def drop_table(
         raise ValueError(
             f"drop_table: rows must be 'tokenizer', 'model' or 'perturbation', got {rows!r}. Choose one of them."
         )
-    if power is not None and not 0 < power < 1:
-        raise ValueError(f"drop_table: power must lie in (0, 1), got {power}. Usual is 0.8.")
+    if power is not None and not 0.05 < power < 1:
+        raise ValueError(f"drop_table: power must lie in (0.05, 1), got {power}. Usual is 0.8.")
     shown = drops.filter(pl.col("norm") == norm, pl.col("lang") == lang)
     if shown.is_empty():
         known = {c: drops[c].unique().sort().to_list() for c in ("norm", "lang")}
