@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import pearsonr, spearmanr
 
 torch = pytest.importorskip("torch")
 
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import toksuite_nb.finetune as finetune_module  # noqa: E402
-from toksuite_nb.core import curve_schema  # noqa: E402
-from toksuite_nb.efficiency import interval_coverage  # noqa: E402
+from toksuite_nb.core import curve_schema, derive_rng  # noqa: E402
+from toksuite_nb.efficiency import calibrate, interval_coverage, published_tasks  # noqa: E402
 from toksuite_nb.finetune import (  # noqa: E402
     FinetuneConfig,
     Task,
@@ -408,13 +409,33 @@ def test_a_perfect_predictor_is_recognised_and_noise_is_not():
 
 
 def test_left_out_errors_equal_those_of_the_calibration():
-    from toksuite_nb.efficiency import calibrate, published_tasks
-
     shown = published_tasks().drop_nulls("cos_low")
     row = compare_predictors(shown, ["cos_low"], seed=0).row(0, named=True)
     line = calibrate(shown["cos_low"].to_numpy(), shown["auc"].to_numpy())
     assert row["error"] == pytest.approx(np.abs(line.residuals).mean(), abs=1e-12)
     assert row["baseline"] == pytest.approx(np.abs(line.baseline).mean(), abs=1e-12)
+
+
+def test_intervals_of_the_ranks_and_of_the_error_equal_plain_loops_over_the_same_draws():
+    table = study_table(study_curves(), study_numbers()).sort("auc", "cos_low")
+    row = compare_predictors(table, ["cos_low"], seed=5, level=0.9, draws=200).row(0, named=True)
+    assert (row["level"], row["draws"], row["seed"]) == (0.9, 200, 5)
+    x, area = table["cos_low"].to_numpy(), table["auc"].to_numpy()
+    picks = derive_rng(5, "compare_predictors").integers(0, len(x), (200, len(x)))
+    error = np.abs(calibrate(x, area).residuals)
+    drawn = {
+        "": [pearsonr(x[pick], area[pick])[0] for pick in picks],
+        "spearman_": [spearmanr(x[pick], area[pick])[0] for pick in picks],
+        "error_": [error[pick].mean() for pick in picks],
+    }
+    for name, values in drawn.items():
+        assert [row[f"{name}low"], row[f"{name}high"]] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist())
+
+
+def test_draws_of_one_task_alone_are_left_out_of_the_correlations():
+    table = pl.DataFrame({"auc": [0.1, 0.1, 0.5, 0.9], "x": [0.3, 0.3, 0.3 + 1e-9, 0.4]})
+    row = compare_predictors(table, ["x"], seed=0).row(0, named=True)
+    assert all(np.isfinite(row[name]) for name in ("low", "high", "spearman_low", "spearman_high"))
 
 
 @pytest.mark.parametrize(

@@ -691,3 +691,29 @@ def test_a_long_pass_shows_how_many_texts_are_done_and_a_short_one_nothing(monke
     assert "0it" in capsys.readouterr().err, "no end is known of what is streamed"
     intrinsic(texts, "bytes", draws=0, show=False)
     assert capsys.readouterr().err == ""
+
+
+def test_parts_of_a_corpus_are_measured_as_if_they_were_alone():
+    frame = corpus().with_row_index("row").with_columns(part=pl.when(pl.col("row") % 3 > 0).then(pl.col("row") % 3))
+    found = intrinsic(frame, ["bytes", "tekken"], by="part", draws=50, seed=4)
+    assert found.columns[0] == "part" and found["part"].unique(maintain_order=True).to_list() == [None, 1, 2]
+    for part in (None, 1, 2):
+        own = pl.col("part").eq_missing(pl.lit(part))
+        alone = intrinsic(frame.filter(own), ["bytes", "tekken"], draws=50, seed=4)
+        assert found.filter(own).drop("part").equals(alone)
+    assert intrinsic(frame.clear(), ["bytes"], by="part").columns == found.columns
+
+
+@pytest.mark.parametrize("by", ["absent", "text", "lang", "seed"])
+def test_a_column_that_cannot_divide_a_corpus_is_named(by):
+    frame = corpus().with_columns(seed=pl.lit(1))
+    with pytest.raises(ValueError, match=f"intrinsic: by must name a column of a frame of texts.*got '{by}' for"):
+        intrinsic(frame, ["bytes"], by=by)
+
+
+def test_a_fault_in_a_part_is_named_with_its_row_in_the_whole_frame():
+    frame = pl.DataFrame({"text": ["a", "b", "", "d"], "lang": "en", "part": ["x", "y", "y", "x"]})
+    with pytest.raises(ValueError, match="got 1 empty or null of 4, the first at row 2"):
+        intrinsic(frame, ["bytes"], by="part")
+    with pytest.raises(ValueError, match="'lang' is missing"):
+        intrinsic(frame.drop("lang").filter(pl.col("text") != ""), ["bytes"], by="part")

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, multinomial
+from scipy.stats import norm as normal
 
 from toksuite_nb.core import check_frame, derive_rng, drop_schema, item_schema, verdict_schema
 from toksuite_nb.robustness import (
@@ -253,6 +254,37 @@ def test_a_drop_just_below_the_minimum_is_not_significant(n, reverse):
         assert float(mcnemar_exact(round(mde * n) + reverse, reverse)) < 0.05
 
 
+@given(st.integers(6, 60), st.floats(0, 0.2), st.floats(0.5, 0.95))
+def test_the_drop_of_a_given_power_has_that_power_by_enumeration(n, gain, power):
+    drop = minimum_detectable_drop(n, reverse=gain * n, power=power)
+    lost, gained = (grid.ravel() for grid in np.indices((n + 1, n + 1)))
+    possible = lost + gained <= n
+    lost, gained = lost[possible], gained[possible]
+    seen = (mcnemar_exact(lost, gained) < 0.05) & (lost > gained)
+
+    def found(d):
+        chances = [d + gain, gain, max(0.0, 1 - d - 2 * gain)]
+        return multinomial.pmf(np.stack([lost, gained, n - lost - gained], axis=1), n, chances)[seen].sum()
+
+    if drop is None:
+        assert found(1 - 2 * gain) < power + 1e-9
+    else:
+        assert found(drop) == pytest.approx(power, abs=1e-6)
+
+
+def test_in_large_samples_the_drop_of_a_given_power_is_that_of_the_normal_formula():
+    for n, gain in ((20_000, 0.05), (100_000, 0.2)):
+        drop = minimum_detectable_drop(n, reverse=gain * n, power=0.8)
+        changed = drop + 2 * gain
+        needed = (normal.ppf(0.975) * changed**0.5 + normal.ppf(0.8) * (changed - drop**2) ** 0.5) ** 2 / drop**2
+        assert needed == pytest.approx(n, rel=0.02)
+
+
+@pytest.mark.parametrize("reverse", [20, 25, 40.5])
+def test_no_drop_can_be_relied_on_where_half_of_the_items_are_gained(reverse):
+    assert minimum_detectable_drop(40, reverse=reverse, power=0.8) is None
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_holm_keeps_the_order_and_never_lowers_a_p_value(drawn):
     p = np.array(drawn)
@@ -463,6 +495,23 @@ def test_the_table_can_be_turned():
     table = drop_table(drops(make_verdicts(items, [1.0] * 24), items, seed=0), norm="char", rows="perturbation")
     assert table.columns == ["perturbation", "m-tokenizer"]
     assert table["perturbation"].to_list() == ["shout", "whisper"]
+
+
+def test_the_table_shows_what_its_sets_can_be_relied_on_to_show():
+    items = make_items(40)
+    before = [1.0] * 30 + [0.0] * 10
+    after = [1.0] * 24 + [0.0] * 14 + [1.0] * 2
+    credit = iter(before), iter(after)
+    credit = [next(credit[p != "canonical"]) for p in items["perturbation"]]
+    found = drops(make_verdicts(items, credit), items, seed=0, pooled=False)
+    cell = drop_table(found, norm="char", lang="en", power=0.8)["shout"][0]
+    relied = minimum_detectable_drop(40, reverse=2, power=0.8)
+    assert cell.endswith(f" n=40 mde={relied / 0.75:.2f}")
+    assert drop_table(found, norm="char", lang="en")["shout"][0] == cell.split(" mde=")[0]
+    few = found.filter(pl.col("n") == 40).with_columns(canonical=pl.lit(0.3))
+    assert drop_table(few, norm="char", lang="en", power=0.8)["shout"][0].endswith(" mde=–"), (
+        "no more can be lost than was right"
+    )
 
 
 # --- the published table ----------------------------------------------------------------------------------------------

@@ -386,6 +386,34 @@ def test_frames_of_every_norm_pass_their_schemas():
         assert set(check_frame(found, schema, "test")["norm"]) == {*norms, "pmi"}
 
 
+def test_a_frame_says_how_its_intervals_were_drawn():
+    items = cell_items(12, 2).with_columns(
+        seed=pl.when(pl.col("perturbation") != "canonical").then(pl.lit(7, pl.Int64))
+    )
+    credit = np.random.default_rng(0).integers(0, 2, items.height)
+    both = pl.concat([said(items, credit, m) for m in "ab"])
+    by = ["model", "tokenizer", "perturbation", "lang", "norm", "seed"]
+    for interval in interval_methods:
+        found = drops(both, items, seed=3, interval=interval, draws=40, by=by)
+        recorded = (None, None) if interval == "adjusted" else (40, 3)
+        assert set(found.select("interval_draws", "interval_seed").rows()) == {recorded}
+        assert found["seed"].unique().to_list() == [7], "the seed of the perturbation is another one"
+    assert set(compare_models(both, items, seed=3, draws=40).select("draws", "seed").rows()) == {(40, 3)}
+    accuracies = published_accuracies()
+    mine = accuracies.filter(model="BLOOM").with_columns(model=pl.lit("mine"))
+    beside = beside_published(mine, items="published", seed=3, draws=40)
+    assert set(beside.select("draws", "seed").rows()) == {(40, 3)}
+    for definition, draws, recorded in (
+        ("paper", 40, (40, 3)),
+        ("paper", 0, (None, None)),
+        ("released", 40, (None, None)),
+    ):
+        table = robustness_table(accuracies, definition, seed=3, draws=draws)
+        columns = column_drops(accuracies, printed_columns["noise"], definition, seed=3, draws=draws)
+        for frame in (table, columns):
+            assert set(frame.select("draws", "seed").rows()) == {recorded}
+
+
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 

@@ -1029,12 +1029,7 @@ class _Stream:
         for lang in frame["lang"].unique(maintain_order=True):
             self.segmenters.setdefault(lang, self._segmenter_text(lang, frame))
         sizes = frame["text"].str.len_bytes()
-        empty = (sizes.fill_null(0) == 0).arg_true()
-        if len(empty):
-            raise ValueError(
-                f"intrinsic: texts must not be empty, got {len(empty)} empty or null of {frame.height}, the first at row "
-                f"{self.read + int(empty[0])}. Leave them out."
-            )
+        _check_full(frame["text"], self.read)
         texts, langs, sets = (frame[column] for column in ("text", "lang", "set_id"))
         named = pl.when(sets.is_null()).then(pl.lit("\1")).otherwise(pl.lit("\0") + sets)
         parts = (texts.str.join(""), (langs + "\0").str.join(""), frame.select(named).to_series().str.join(""))
@@ -1093,6 +1088,16 @@ class _Stream:
         frame = pl.concat(parts)
         given = frame["words"].to_list() if "words" in frame.columns else None
         return _page(lang, frame["text"].to_list(), frame["set_id"], given, self.punctuation, lexicon, self.whole)
+
+
+def _check_full(texts: pl.Series, first: int) -> None:
+    "No text is empty; the first stands in row `first` of the corpus."
+    empty = (texts.str.len_bytes().fill_null(0) == 0).arg_true()
+    if len(empty):
+        raise ValueError(
+            f"intrinsic: texts must not be empty, got {len(empty)} empty or null of {len(texts)}, the first at row "
+            f"{first + int(empty[0])}. Leave them out."
+        )
 
 
 _text_schema = FrameSchema("texts", (Column("text", pl.String, "a text"), Column("lang", pl.String, "its language")))
@@ -1290,15 +1295,35 @@ def intrinsic(
     alphas: Sequence[float] = (1, 2, 2.5),  # Orders of the Rényi efficiency
     metrics: Sequence[str]
     | None = None,  # Which metrics; None is all. Fertility and PCW alone need no text to be encoded
+    by: str | None = None,  # Column of a frame that splits it, e.g. `subset`: each of its values is a corpus of its own
     draws: int = 1_000,  # Bootstrap draws; 0 for no intervals
     seed: int = 0,  # Seed of the bootstrap
     show: bool = True,  # A bar with the time left, where it takes more than a few seconds
-) -> pl.DataFrame:  # `metric_schema`
+) -> pl.DataFrame:  # `metric_schema`, led by the column `by` where one is given
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
     loaded = load_tokenizers(tokenizers, "intrinsic")
-    return _measure(
-        texts, loaded, reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed, show
-    ).metrics
+    options = (reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed, show)
+    if by is None:
+        return _measure(texts, loaded, *options).metrics
+    parts = _parts(texts, by)
+    named = [pl.lit(part[by].first(), part.schema[by]).alias(by) for part in parts]
+    return pl.concat(
+        _measure(part, loaded, *options).metrics.select(name, pl.all()) for part, name in zip(parts, named, strict=True)
+    )
+
+
+def _parts(texts: Any, by: str) -> list[pl.DataFrame]:
+    "A frame, divided by the values of a column."
+    taken = ("text", "set_id", "words", *(c.name for c in metric_schema.columns))
+    if not isinstance(texts, pl.DataFrame) or by not in texts.columns or by in taken:
+        given = texts.columns if isinstance(texts, pl.DataFrame) else type(texts).__name__
+        raise ValueError(
+            f"intrinsic: by must name a column of a frame of texts, and none of {list(taken)}, got {by!r} for {given}. "
+            "Languages are measured apart without it; rename a column that is called like one of the result; measure each part of a stream alone."
+        )
+    if texts.schema.get("text") == pl.String:
+        _check_full(texts["text"], 0)  # here, so that the row is that of the whole frame
+    return texts.partition_by(by, maintain_order=True) or [texts]
 
 # %% ../nbs/22_intrinsic.ipynb #831dbea3
 @dataclass(frozen=True)

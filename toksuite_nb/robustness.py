@@ -22,8 +22,9 @@ from typing import Any
 from jaxtyping import Float, Int
 import numpy as np
 import polars as pl
+from scipy.optimize import brentq
 from scipy.special import ndtr
-from scipy.stats import binom, norm as normal, t as student
+from scipy.stats import binom, nbinom, norm as normal, t as student
 
 from .alignment import cut_shift
 from toksuite_nb.core import (
@@ -190,18 +191,47 @@ def sign_flip_exact(
 def minimum_detectable_drop(
     n: int,  # Paired items, >= 1
     *,
-    reverse: int = 0,  # Items that change from wrong to right
+    reverse: float | int = 0,  # Items that change from wrong to right; with `power`, the number to expect
     alpha: float = 0.05,  # Level of the test, in (0, 1)
-) -> float | None:  # Drop in accuracy, in (0, 1]; None where no drop is significant
-    "Smallest drop over `n` items with an exact McNemar p below `alpha`."
-    if not float(n).is_integer() or n < 1 or reverse < 0 or not 0 < alpha < 1:
+    power: float
+    | None = None,  # Share of experiments that are to be significant, in (alpha, 1); None: the least that can be so at all
+) -> float | None:  # Drop in accuracy, in (0, 1]; None where no drop is enough
+    "Smallest drop over `n` items with an exact McNemar p below `alpha`; with `power`, smallest true drop that has one so often."
+    in_range = alpha > 0 and (power is None or alpha < power) and max(alpha, power or 0) < 1
+    whole = power is not None or float(reverse).is_integer()
+    if not float(n).is_integer() or n < 1 or not 0 <= reverse < np.inf or not whole or not in_range:
         raise ValueError(
-            f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 and 0 < alpha < 1, got n={n}, reverse={reverse}, alpha={alpha}. "
-            "Pass the number of paired items."
+            f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 (whole without power), 0 < alpha < 1 and power between alpha and 1, got n={n}, "
+            f"reverse={reverse}, alpha={alpha}, power={power}. Pass the number of paired items."
         )
-    losses = np.arange(reverse + 1, n - reverse + 1)
-    enough = losses[mcnemar_exact(losses, np.full_like(losses, reverse)) < alpha]
-    return (int(enough[0]) - reverse) / n if len(enough) else None
+    if power is None:
+        least = int(_least_losses(np.array([int(reverse)]), alpha)[0])
+        return (least - int(reverse)) / n if least + reverse <= n else None
+    return _powerful_drop(int(n), reverse / n, alpha, power)
+
+
+def _least_losses(gained: np.ndarray, alpha: float) -> np.ndarray:
+    "Fewest losses that are significant beside so many gains."
+    least = nbinom.isf(alpha / 2, gained + 1, 0.5).astype(int) + 1
+    # where the tail is alpha itself it is not below
+    return least + (mcnemar_exact(least, gained) >= alpha)
+
+
+def _powerful_drop(n: int, gain: float, alpha: float, power: float) -> float | None:
+    "Drop with which n items, each gained with chance `gain`, are significantly lost with chance `power`."
+    most = 1 - 2 * gain
+    if most <= 0:
+        return None
+    gains = np.arange(n // 2 + 1)
+    weights = binom.pmf(gains, n, gain)
+    gains, weights = gains[weights > 1e-12], weights[weights > 1e-12]
+    least = _least_losses(gains, alpha)
+
+    def lacking(drop: float) -> float:
+        "Power that is missing at a drop; an item that is not gained is lost with chance (drop + gain) / (1 - gain)."
+        return power - float(weights @ binom.sf(least - 1, n - gains, min(1.0, (drop + gain) / (1 - gain))))
+
+    return float(brentq(lacking, 0.0, most)) if lacking(most) < 0 else None
 
 # %% ../nbs/33_robustness.ipynb #3aa88cb8
 def holm(
@@ -446,6 +476,8 @@ drop_statistics_schema = FrameSchema(
             ("lost", "gained", "open", "none possible"),
         ),
         Column("interval", pl.String, "how `low` to `chance_high` were made", interval_methods),
+        Column("interval_draws", pl.Int64, "bootstrap draws behind them; null for `adjusted`, which draws nothing"),
+        Column("interval_seed", pl.Int64, "seed of these draws; null without them"),
         Column("drop_low", pl.Float64, "lower end of the 95 % interval of `drop`"),
         Column("drop_high", pl.Float64, "upper end of that interval"),
         Column("chance_low", pl.Float64, "lower end of the 95 % interval of `chance_corrected`"),
@@ -603,6 +635,7 @@ def _cells(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int, inter
         )
     )
     above = pl.col("canonical") - pl.col("chance")
+    drawn = interval != "adjusted"
     return (
         cells.join(ends, on=keys, how="left", nulls_equal=True, maintain_order="left")
         .join(flips.drop("loss"), on=keys, how="left", nulls_equal=True, maintain_order="left")
@@ -614,6 +647,8 @@ def _cells(pairs: pl.DataFrame, keys: list[str], *, seed: int, draws: int, inter
             .replace_strict({n: minimum_detectable_drop(n) for n in cells["n"].unique()}, return_dtype=pl.Float64)
             .alias("mde"),
             pl.lit(interval).alias("interval"),
+            pl.lit(draws if drawn else None, pl.Int64).alias("interval_draws"),
+            pl.lit(seed if drawn else None, pl.Int64).alias("interval_seed"),
             pl.lit(None, pl.Float64).alias("p_adjusted"),
             *(pl.when(above > 1e-12).then(pl.col(c)).alias(c) for c in ("chance_low", "chance_high")),
         )
@@ -766,13 +801,17 @@ def drop_table(
     lang: str = "all",  # Language, or `all` for the pooled rows
     rows: str = "tokenizer",  # `tokenizer`, `model` or `perturbation`; the columns are the perturbations, or else the tokenizers
     digits: int = 2,  # Decimals
-) -> pl.DataFrame:  # Text cells such as `0.75 [0.38, 1.00] n=8`
-    "Readable table of relative drops with interval and number of pairs."
+    power: float
+    | None = None,  # Also show the smallest true drop that is significant in this share of experiments, e.g. 0.8
+) -> pl.DataFrame:  # Text cells such as `0.75 [0.38, 1.00] n=8`, with `power` and ` mde=0.80`
+    "Readable table of relative drops with 95 % interval and number of pairs."
     check_frame(drops, drop_schema, "drop_table")
     if rows not in ("tokenizer", "model", "perturbation"):
         raise ValueError(
             f"drop_table: rows must be 'tokenizer', 'model' or 'perturbation', got {rows!r}. Choose one of them."
         )
+    if power is not None and not 0.05 < power < 1:
+        raise ValueError(f"drop_table: power must lie in (0.05, 1), got {power}. Usual is 0.8.")
     shown = drops.filter(pl.col("norm") == norm, pl.col("lang") == lang)
     if shown.is_empty():
         known = {c: drops[c].unique().sort().to_list() for c in ("norm", "lang")}
@@ -784,7 +823,7 @@ def drop_table(
             f"drop_table: needs one row per {rows} and {columns}, got several for {twice.select(rows, columns).unique(maintain_order=True).row(0)}. "
             "Filter to one model (or one severity) first, or pass rows='model'."
         )
-    cells = [_cell(row, digits) for row in shown.iter_rows(named=True)]
+    cells = [_cell(row, digits, power) for row in shown.iter_rows(named=True)]
     return (
         shown.with_columns(pl.Series("cell", cells))
         .pivot(columns, index=rows, values="cell")
@@ -792,12 +831,24 @@ def drop_table(
     )
 
 
-def _cell(row: dict[str, Any], digits: int) -> str:
+def _cell(row: dict[str, Any], digits: int, power: float | None) -> str:
     if row["relative_drop"] is None:
         return f"– n={row['n']}"
     interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if row["low"] is not None else ""
     text = f"{row['relative_drop']:.{digits}f}{interval} n={row['n']}"
+    if power is not None:
+        text += f" mde={_detectable(row, digits, power)}"
     return f"({text})" if row["mde"] is None else text
+
+
+def _detectable(row: dict[str, Any], digits: int, power: float) -> str:
+    "Relative drop that the sets of a cell show so often."
+    n_sets = row["n_sets"]
+    drop = minimum_detectable_drop(n_sets, reverse=n_sets * row["gained"] / row["n"], power=power)
+    # an item that is lost was right before
+    if drop is None or drop + row["gained"] / row["n"] > row["canonical"]:
+        return "–"
+    return format(drop / row["canonical"], f".{digits}f")
 
 # %% ../nbs/33_robustness.ipynb #bed088b4
 comparison_schema = FrameSchema(
@@ -821,6 +872,8 @@ comparison_schema = FrameSchema(
         Column("p", pl.Float64, "exact sign-flip p-value over sets"),
         Column("p_adjusted", pl.Float64, "the same after Holm's correction over the rows of the frame"),
         Column("p_bh", pl.Float64, "the same after Benjamini and Hochberg's correction"),
+        Column("draws", pl.Int64, "bootstrap draws behind `relative_low` and `relative_high`"),
+        Column("seed", pl.Int64, "seed of these draws"),
     ),
 )
 
@@ -869,7 +922,12 @@ def compare_models(
         rows += [described | row for row in _differences(models, tables, counts)]
     frame = pl.DataFrame(rows)
     p = frame["p"].to_numpy()
-    frame = frame.with_columns(pl.Series("p_adjusted", holm(p)), pl.Series("p_bh", benjamini_hochberg(p)))
+    frame = frame.with_columns(
+        pl.Series("p_adjusted", holm(p)),
+        pl.Series("p_bh", benjamini_hochberg(p)),
+        draws=pl.lit(draws),
+        seed=pl.lit(seed),
+    )
     return frame.select(pl.col(c.name).cast(c.dtype) for c in comparison_schema.columns)
 
 
@@ -1386,7 +1444,7 @@ def robustness_table(
     metric: str = "acc_norm",  # Accuracy column
     seed: int = 0,  # Seed of the bootstrap of `paper`
     draws: int = 10_000,  # Its draws; 0: point estimates of the paper's columns, as its Table 4 prints
-) -> pl.DataFrame:  # `model`, `definition`, the eleven columns, `Avg` (their unweighted mean); sorted by `Avg`
+) -> pl.DataFrame:  # `model`, `definition`, `draws` and `seed` (null without draws), the eleven columns, `Avg` (their unweighted mean); sorted by `Avg`
     "Relative drops in the layout of TokSuite's Table 1; a column without tasks is null, and `Avg` with it."
     if definition not in table_definitions:
         raise ValueError(
@@ -1402,7 +1460,8 @@ def robustness_table(
 
 
 def _wide_drops(tasks: pl.DataFrame, columns: Sequence[str], definition: str, seed: int, draws: int) -> pl.DataFrame:
-    if definition == "paper" and draws:
+    drawn = definition == "paper" and draws > 0
+    if drawn:
         tasks = tasks.with_columns(
             pl.Series("relative_drop", _bootstrap_means(tasks, seed, draws), dtype=pl.Float64).fill_nan(None)
         )
@@ -1422,7 +1481,9 @@ def _wide_drops(tasks: pl.DataFrame, columns: Sequence[str], definition: str, se
     wide = wide.with_columns(pl.lit(None, pl.Float64).alias(column) for column in columns if column not in wide.columns)
     whole = pl.all_horizontal(pl.col(columns).is_not_null())
     average = pl.when(whole).then(pl.mean_horizontal(*columns)).alias("Avg")
-    return wide.select("model", pl.lit(definition).alias("definition"), *columns, average).sort(
+    made = {"draws": draws, "seed": seed} if drawn else dict.fromkeys(("draws", "seed"))
+    recorded = [pl.lit(value, pl.Int64).alias(name) for name, value in made.items()]
+    return wide.select("model", pl.lit(definition).alias("definition"), *recorded, *columns, average).sort(
         "Avg", "model", nulls_last=True
     )
 
@@ -1513,9 +1574,7 @@ def column_drops(
     metric: str = "acc_norm",  # Accuracy column
     seed: int = 0,  # Seed of the bootstrap of `paper`
     draws: int = 10_000,  # Its draws
-) -> (
-    pl.DataFrame
-):  # `model`, `definition`, the columns, `Avg` (their unweighted mean); null where no task of a column was measured
+) -> pl.DataFrame:  # `model`, `definition`, `draws` and `seed` (null without draws), the columns, `Avg` (their unweighted mean); null where no task of a column was measured
     "Relative drops of any columns of tasks, under a named definition."
     if definition not in table_definitions:
         raise ValueError(
@@ -1619,6 +1678,8 @@ beside_schema = FrameSchema(
         Column("rank", pl.Int64, "1: smallest drop"),
         Column("rank_low", pl.Int64, "lower end of the 95 % interval of the rank"),
         Column("rank_high", pl.Int64, "upper end of that interval"),
+        Column("draws", pl.Int64, "posterior draws behind the intervals"),
+        Column("seed", pl.Int64, "seed of these draws"),
     ),
 )
 
@@ -1659,7 +1720,7 @@ def beside_published(
     frame = point.with_columns(
         pl.Series("low", ends[0]), pl.Series("high", ends[1]), pl.Series("rank_low", rank_ends[0]), pl.Series("rank_high", rank_ends[1]),
         yours=pl.col("model").is_in(list(own)), items=pl.when(pl.col("model").is_in(list(own))).then(pl.lit(items)).otherwise(pl.lit("published")),
-        definition=pl.lit(definition), rank=pl.col("drop").rank("min"),
+        definition=pl.lit(definition), rank=pl.col("drop").rank("min"), draws=pl.lit(draws), seed=pl.lit(seed),
     )  # fmt: skip
     frame = frame.join(base, on="model").join(counted, on="model").sort("rank", "model")
     return frame.select(pl.col(c.name).cast(c.dtype) for c in beside_schema.columns)

@@ -22,6 +22,7 @@ from jaxtyping import Float
 import numpy as np
 import polars as pl
 import safetensors.torch
+from scipy.stats import rankdata
 import torch
 
 from .core import check_frame, content_hash, curve_schema, derive_rng, progress
@@ -547,7 +548,7 @@ def compare_predictors(
     seed: int,  # Of the bootstrap
     level: float = 0.95,  # Of the intervals
     draws: int = 4000,  # Resamplings of the tasks
-) -> pl.DataFrame:  # `predictor`, `n`, `pearson`, `low`, `high`, `spearman`, `error` and `baseline` (mean absolute, left out), `gain`, `gain_low`, `gain_high`
+) -> pl.DataFrame:  # `predictor`, `n`, `pearson` with `low` and `high`; `spearman`, `error` (mean absolute, left out) and `gain`, each with `_low` and `_high`; `baseline`, `level`, `draws`, `seed`
     "Correlation of each predictor with the area, and its leave-one-out error beside the mean of the others."
     _check_comparison(table, predictors, level, draws)
     table = table.sort("auc", *predictors)  # so that the draws do not depend on the order of the rows
@@ -560,23 +561,31 @@ def compare_predictors(
     for name in predictors:
         x = table[name].to_numpy().astype(float)
         error = np.abs(_left_out(x, area))
-        pearson = [r for pick in picks if np.isfinite(r := _correlation(x[pick], area[pick]))]
-        low, high = np.quantile(pearson, ends).tolist()
+        low, high = np.nanquantile(_correlation(x[picks], area[picks]), ends).tolist()
+        spearman_low, spearman_high = np.nanquantile(_correlation(_ranks(x[picks]), _ranks(area[picks])), ends).tolist()
+        error_low, error_high = np.quantile(error[picks].mean(1), ends).tolist()
         gain = baseline - error
         gain_low, gain_high = np.quantile(gain[picks].mean(1), ends).tolist()
         rows.append(
             {
                 "predictor": name,
                 "n": n,
-                "pearson": _correlation(x, area),
+                "pearson": float(_correlation(x, area)),
                 "low": low,
                 "high": high,
-                "spearman": _correlation(_ranks(x), _ranks(area)),
+                "spearman": float(_correlation(_ranks(x), _ranks(area))),
+                "spearman_low": spearman_low,
+                "spearman_high": spearman_high,
                 "error": float(error.mean()),
+                "error_low": error_low,
+                "error_high": error_high,
                 "baseline": float(baseline.mean()),
                 "gain": float(gain.mean()),
                 "gain_low": gain_low,
                 "gain_high": gain_high,
+                "level": level,
+                "draws": draws,
+                "seed": seed,
             }
         )
     return pl.DataFrame(rows)
@@ -612,14 +621,16 @@ def _check_comparison(table: pl.DataFrame, predictors: Sequence[str], level: flo
         )
 
 
-def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    a, b = x - x.mean(), y - y.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else float("nan")
+def _correlation(x: Float[np.ndarray, "*draws n"], y: Float[np.ndarray, "*draws n"]) -> Float[np.ndarray, "*draws"]:
+    "Pearson's correlation along the last axis; NaN where one side is the same throughout."
+    a, b = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    varied = (np.ptp(x, -1) > 0) & (np.ptp(y, -1) > 0)
+    return np.asarray(np.where(varied, (a * b).sum(-1) / np.where(varied, size, 1.0), np.nan))
 
 
-def _ranks(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return pl.Series(x).rank().to_numpy()
+def _ranks(x: Float[np.ndarray, "*draws n"]) -> Float[np.ndarray, "*draws n"]:
+    return np.asarray(rankdata(x, axis=-1))
 
 
 def _left_out(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
