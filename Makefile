@@ -91,7 +91,7 @@ outputs: $(VENV)/.dev
 # and compares accuracies with the shipped ones; ARGS=--ship puts the result in their place
 suite: $(VENV)/.ready
 	$(BIN)/python -m toksuite_nb.ablations build/suite $(ARGS)
-# about a quarter of an hour on two cores; goes on where it was stopped
+# about half an hour on two cores; goes on where it was stopped
 study: $(VENV)/.ready
 	$(BIN)/python -c "from toksuite_nb.study import remake_study; remake_study('data/study')"
 clean:

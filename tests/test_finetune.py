@@ -31,9 +31,11 @@ from toksuite_nb.store import data_path, manifest  # noqa: E402
 from toksuite_nb.study import (  # noqa: E402
     answer_overlap,
     compare_predictors,
+    load_study_model,
     recheck_cell,
     study_curves,
     study_measures,
+    study_members,
     study_numbers,
     study_predictors,
     study_recipe,
@@ -343,8 +345,10 @@ def test_answers_follow_the_rule(name, rule):
         assert answer == f" {rule(prompt.removesuffix(':'))}", prompt
 
 
-def test_the_study_is_complete():
-    tasks, curves, numbers = study_tasks()["task"].to_list(), study_curves(), study_numbers()
+@pytest.mark.parametrize("member", study_members)
+def test_the_study_is_complete(member):
+    tasks, curves, numbers = study_tasks()["task"].to_list(), study_curves(member), study_numbers(member)
+    assert curves["model"].unique().to_list() == [f"{member}-stage"]
     assert len(tasks) >= 16 and {c.name for c in curve_schema.columns} <= set(curves.columns)
     assert curves["metric"].is_between(0, 1).all() and curves["metric"].null_count() == 0
     for name in tasks:
@@ -356,8 +360,9 @@ def test_the_study_is_complete():
     assert numbers["cos_low"].is_between(-1, 1).all()
 
 
-def test_the_study_has_signal():
-    table = study_table(study_curves(), study_numbers())
+@pytest.mark.parametrize("member", study_members)
+def test_the_study_has_signal(member):
+    table = study_table(study_curves(member), study_numbers(member))
     assert table["auc"].max() - table["auc"].min() > 0.4, "tasks must differ in how many labels they need"
     assert (table["best"] - table["zero_shot"] > 0.05).mean() > 0.9, "curves must rise"
     assert table["auc_sd"].mean() < 0.3 * table["auc"].std(), (
@@ -365,26 +370,33 @@ def test_the_study_has_signal():
     )
 
 
-def test_a_cheap_cell_of_the_study_comes_out_again():
-    row = recheck_cell("parity", n=50, seed=0)
+@pytest.mark.parametrize("member", study_members)
+def test_a_cheap_cell_of_the_study_comes_out_again(member):
+    row = recheck_cell("parity", n=50, seed=0, member=member)
     assert abs(row["embedded"].item() - row["measured"].item()) <= 0.05, row
 
 
-def test_numbers_of_the_study_come_out_again():
-    from toksuite_nb.study import load_study_model
-
-    member, kept = load_study_model(), study_numbers().filter((pl.col("task") == "parity") & (pl.col("seed") == 0))
-    again = study_measures(member.model, member.tokenizer, study_task("parity"), seed=0)
+@pytest.mark.parametrize("member", study_members)
+def test_numbers_of_the_study_come_out_again(member):
+    start, kept = load_study_model(member=member), study_numbers(member).filter(task="parity", seed=0)
+    again = study_measures(start.model, start.tokenizer, study_task("parity"), seed=0)
     for name in ("cos_low", "cos_random", "gradient_norm", "loss", "confidence"):
         assert again[name] == pytest.approx(kept[name].item(), rel=0.02, abs=0.01), name
 
 
 def test_files_of_the_study_are_small_and_have_a_source():
     rows = manifest().filter(pl.col("name").str.starts_with("study/"))
-    assert rows["name"].to_list() == ["study/curves.csv", "study/measures.csv", "study/model.safetensors"]
-    assert rows["bytes"].sum() < 4e6
+    files = ("curves.csv", "measures.csv", "model.safetensors")
+    assert rows["name"].to_list() == [f"study/{member}/{name}" for member in study_members for name in files]
+    assert rows["bytes"].sum() < 8e6
     for name in rows["name"]:
         assert os.path.getsize(data_path(name)) > 0
+
+
+def test_a_model_that_is_not_in_the_study_is_named():
+    for read in (study_curves, study_numbers, lambda member: load_study_model(member=member)):
+        with pytest.raises(KeyError, match=r"unknown member 'bytes'\. Known are \['bpe', 'unigram-nfkc'\]"):
+            read("bytes")
 
 
 def test_overlap_counts_equal_tokens_at_equal_places(bpe):
@@ -495,14 +507,16 @@ def test_an_answer_that_cannot_be_generated_is_refused(bpe):
         exact_match(bpe.model, bpe.tokenizer, COPY, max_new_tokens=1)
 
 
-def test_every_predictor_is_reported():
-    verdict = compare_predictors(study_table(study_curves(), study_numbers()), seed=0)
+@pytest.mark.parametrize("member", study_members)
+def test_every_predictor_is_reported(member):
+    verdict = compare_predictors(study_table(study_curves(member), study_numbers(member)), seed=0)
     assert verdict["predictor"].to_list() == list(study_predictors)
     assert (verdict["low"] <= verdict["pearson"]).all() and (verdict["pearson"] <= verdict["high"]).all()
 
 
-def test_forecast_bands_cover_the_tasks_of_the_study():
-    table = study_table(study_curves(), study_numbers())
+@pytest.mark.parametrize("member", study_members)
+def test_forecast_bands_cover_the_tasks_of_the_study(member):
+    table = study_table(study_curves(member), study_numbers(member))
     held = interval_coverage(table["cos_low"].to_numpy(), table["auc"].to_numpy(), np.array(table["shares"].to_list()))
     measured = held.filter(pl.col("n") <= 1000)["held"].to_numpy()  # beyond, the last value is carried on
     assert 0.85 <= held["held"].to_numpy().mean() <= 0.95, held
