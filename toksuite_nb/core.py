@@ -296,11 +296,11 @@ forecast_schema = FrameSchema(
 def check_seed(
     seed: Any,  # Seed of a run
     where: str,  # Public function that asks, for the message
-) -> int:  # `seed` itself
+) -> int:  # The same as an int
     "`seed`, or an error if it is no whole number of at least 0."
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"{where}: seed must be a whole number >= 0, got {seed!r}. Pass the run's seed, e.g. seed=0.")
-    return seed
+    return int(seed)
 
 
 def derive_rng(
@@ -308,9 +308,9 @@ def derive_rng(
     *keys: str | int,  # What the draw is for, e.g. `"keyboard", item_id`
 ) -> np.random.Generator:  # An independent stream for exactly these keys
     "Generator that depends only on `seed` and `keys`, never on call order."
-    check_seed(seed, "derive_rng")
+    seed = check_seed(seed, "derive_rng")
     digest = blake2b(repr(keys).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return np.random.default_rng([int(seed), int.from_bytes(digest, "little")])
+    return np.random.default_rng([seed, int.from_bytes(digest, "little")])
 
 # %% ../nbs/00_core.ipynb #fec0807d
 def content_hash(
