@@ -371,7 +371,7 @@ def ceiling_prior(
     strength: float = 0.003,  # See `CeilingPrior`
 ) -> CeilingPrior:
     "Means and spreads of fitted curves."
-    if not all(isinstance(c, CeilingCurve) for c in fitted):
+    if not isinstance(fitted, Sequence) or not all(isinstance(c, CeilingCurve) for c in fitted):
         raise TypeError(
             f"ceiling_prior: needs a list of CeilingCurve, got {fitted!r:.60}. Fit each task's curve with fit_ceiling(curve)."
         )

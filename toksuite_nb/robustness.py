@@ -30,6 +30,7 @@ from toksuite_nb.core import (
     Column,
     FrameSchema,
     check_frame,
+    check_seed,
     derive_rng,
     drop_schema,
     item_schema,
@@ -476,6 +477,7 @@ def drops(
     "Item-paired drop of every cell with exact tests, clustered intervals and minimum detectable drop."
     check_frame(verdicts, verdict_schema, "drops")
     check_frame(items, item_schema, "drops")
+    check_seed(seed, "drops")
     _check_by(by, items)
     if interval not in interval_methods:
         raise ValueError(
@@ -738,6 +740,7 @@ def simulate_sets(
             f"simulate_sets: needs n_sets >= 2, per_set >= 1, runs >= 1, chances in [0, 1], canonical above 0 and within in [0, 1), got n_sets={n_sets}, "
             f"per_set={per_set}, runs={runs}, {chance}, within={within}. See the figures of the lesson."
         )
+    check_seed(seed, "simulate_sets")
     rng = derive_rng(seed, "simulate", n_sets, per_set, *(str(v) for v in (canonical, lost, gained, within, shared)))
 
     def chances(mean: float) -> np.ndarray:
@@ -836,6 +839,7 @@ def compare_models(
     "Paired differences of the drops of every two models over the same items."
     check_frame(verdicts, verdict_schema, "compare_models")
     check_frame(items, item_schema, "compare_models")
+    check_seed(seed, "compare_models")
     pairs = _pairs(verdicts, items, "compare_models")
     pairs = pairs.with_columns(pl.lit("all").alias("lang")) if pooled else pairs
     if pairs.select("model", "tokenizer").n_unique() < 2:
@@ -1312,6 +1316,7 @@ def task_drops(
     pl.DataFrame
 ):  # The perturbed rows and `canonical_n`, `canonical` (accuracy), `relative_drop` (null where `canonical` is 0)
     "Relative drop of every task against its whole canonical set, as a point estimate."
+    check_frame(accuracies, None, "task_drops")
     needed = {"model", "lang", "task", "category", "n", metric}
     if missing := sorted(needed - set(accuracies.columns)):
         raise ValueError(
@@ -1368,6 +1373,8 @@ def robustness_table(
             f"robustness_table: definition must be one of {list(table_definitions)}, got {definition!r}. "
             "They give different numbers: choose the one you compare with."
         )
+    check_frame(accuracies, None, "robustness_table")
+    check_seed(seed, "robustness_table")
     tasks = task_drops(accuracies, metric=metric).with_columns(pl.col(metric).alias("accuracy"))
     if definition == "paper":
         extra = pl.col("task").replace_strict(_paper_adds, default=None, return_dtype=pl.String)
@@ -1497,6 +1504,8 @@ def column_drops(
             f"column_drops: definition must be one of {list(table_definitions)}, got {definition!r}. "
             "They give different numbers: choose the one you compare with."
         )
+    check_frame(accuracies, None, "column_drops")
+    check_seed(seed, "column_drops")
     named = {task for tasks in columns.values() for task in tasks}
     if not columns or (absent := sorted(named - set(accuracies["task"]))):
         raise ValueError(
@@ -1607,6 +1616,8 @@ def beside_published(
     draws: int = 2000,  # Posterior draws
 ) -> pl.DataFrame:  # `beside_schema`, sorted by rank
     "Your models among the fourteen published ones, with intervals of the mean drop and of the rank."
+    check_frame(accuracies, None, "beside_published")
+    check_seed(seed, "beside_published")
     both, tasks = _beside(accuracies, items, definition)
     point = _wide_drops(tasks, tasks["category"].unique(maintain_order=True).to_list(), definition, seed, 0).select(
         "model", drop="Avg"

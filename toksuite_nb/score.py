@@ -508,6 +508,7 @@ def predictions(
     pl.DataFrame
 ):  # `model`, `tokenizer`, `rule`, `item_id`, `norm`, `prediction` (lowest of the tied), `tied`, `disputed`
     "Answer to every item under each rule and norm; null where the item was not scored."
+    check_frame(scores, score_schema, "predictions")
     keys, value = ["model", "tokenizer", "item_id", "norm"], pl.col("value")
     parts = []
     for (rule,), part in scores.group_by("rule", maintain_order=True):
@@ -551,7 +552,7 @@ def rule_changes(
     norm: str | Sequence[str] = norms,  # As for `choice_scores`
 ) -> pl.DataFrame:  # `model`, `tokenizer`, `rule`, `norm`, `n`, `unscored`, `changed`, `share` (of the `n` items scored by both), `merged`
     "How many answers each rule changes against `reference`."
-    there = scores["rule"].unique().sort().to_list()
+    there = check_frame(scores, score_schema, "rule_changes")["rule"].unique().sort().to_list()
     if reference not in there or len(there) < 2:
         raise ValueError(
             f"rule_changes: needs scores of {reference!r} and of another rule, got {there}. Call score_rules(model, tokenizer, items)."
