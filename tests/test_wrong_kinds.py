@@ -19,7 +19,10 @@ NAN = float("nan")
 
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
-    from toksuite_nb.alignment import align, boundary_agreement
+    from toksuite_nb.ablations import budget_effects, study_questions
+    from toksuite_nb.alignment import align, boundary_agreement, cut_shifts
+    from toksuite_nb.cells import suite_cells
+    from toksuite_nb.charts import beside_chart, comparison_chart
     from toksuite_nb.core import item_schema, verdict_schema
     from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
@@ -29,6 +32,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         calibrate,
         ceiling_errors,
         ceiling_prior,
+        crossing,
         efficiency_auc,
         efficiency_table,
         fit_ceiling,
@@ -40,10 +44,31 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         preset,
         published_curves,
     )
-    from toksuite_nb.finetune import FinetuneConfig, Task
+    from toksuite_nb.finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
     from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
+    from toksuite_nb.harness import read_results, read_samples
+    from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
     from toksuite_nb.items import load_benchmark
-    from toksuite_nb.perturb import perturb_items
+    from toksuite_nb.labeling import LabelingDesk, label_forecast
+    from toksuite_nb.lm import load_lm
+    from toksuite_nb.perturb import perturb, perturb_items, side_by_side
+    from toksuite_nb.robustness import (
+        beside_published,
+        column_drops,
+        compare_models,
+        drops,
+        holm,
+        minimum_detectable_drop,
+        published_accuracies,
+        robustness_table,
+        task_drops,
+    )
+    from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
+    from toksuite_nb.score import audit_specials, predictions, rule_changes
+    from toksuite_nb.study import compare_predictors, load_study_model
+    from toksuite_nb.suite import SuiteConfig, initial_model, load_suite, read_config, suite_corpus, train_suite
+    from toksuite_nb.text import clusters, graphemes, skeleton, user_spans, visible
+    from toksuite_nb.tokens import show_bytes
 
     class Model:
         config = None
@@ -56,31 +81,6 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
 
         def encode(self, texts):
             return [[b + 3 for b in t.encode()] for t in texts]
-
-    from toksuite_nb.ablations import budget_effects, study_questions
-    from toksuite_nb.alignment import cut_shifts
-    from toksuite_nb.cells import suite_cells
-    from toksuite_nb.charts import beside_chart, comparison_chart
-    from toksuite_nb.finetune import finetune, measure_curve, pool_order
-    from toksuite_nb.harness import read_results, read_samples
-    from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
-    from toksuite_nb.labeling import LabelingDesk, label_forecast
-    from toksuite_nb.lm import load_lm
-    from toksuite_nb.perturb import perturb
-    from toksuite_nb.robustness import (
-        beside_published,
-        column_drops,
-        compare_models,
-        drops,
-        published_accuracies,
-        robustness_table,
-        task_drops,
-    )
-    from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
-    from toksuite_nb.score import predictions, rule_changes
-    from toksuite_nb.study import compare_predictors, load_study_model
-    from toksuite_nb.suite import SuiteConfig, initial_model, load_suite, read_config, suite_corpus, train_suite
-    from toksuite_nb.text import clusters, graphemes, skeleton, user_spans, visible
 
     items = load_benchmark(lang="en").head(2)
 
@@ -400,6 +400,26 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             "perturb_items: seed must be a whole number >= 0, got None",
         ),
         "a seed of metrics": (lambda: compare("bytes", ["a"], seed=1.0), "compare: seed must be a whole number >= 0"),
+        "a text as bytes": (lambda: show_bytes("x"), "show_bytes: piece must be bytes, got str. Encode a text"),
+        "no cells": (lambda: collect([], ROOT), "collect: needs at least one cell, got none. Pass those that"),
+        "a name as a tokenizer": (
+            lambda: audit_specials("bytes"),
+            "audit_specials: needs a tokenizer with name, specials",
+        ),
+        "one text beside another": (
+            lambda: side_by_side("a text", "uppercase", seed=0),
+            "side_by_side: texts must be a mapping of languages to texts, got str.",
+        ),
+        "a word as items": (
+            lambda: minimum_detectable_drop("x"),
+            "minimum_detectable_drop: needs a whole number n >= 1",
+        ),
+        "words as p-values": (lambda: holm(["x"]), "holm: p-values must lie in [0, 1], got ['x']. Leave out tests"),
+        "a list as a measured curve": (lambda: crossing([0.1], 0.1), "crossing: curve must be a mapping of budgets to"),
+        "no configuration there": (
+            lambda: read_config("nope"),
+            "read_config: needs the file of a configuration, got 'nope'",
+        ),
         "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",

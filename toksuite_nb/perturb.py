@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 import regex
 
-from .core import check_frame, check_seed, edit_dtype, item_schema, progress
+from .core import check_frame, check_kind, check_seed, edit_dtype, item_schema, progress
 from .edits import Edit, EditedText, EditRows, compose
 from toksuite_nb.text import (
     Protect,
@@ -1252,6 +1252,9 @@ def side_by_side(
     severity: float | int = 1.0,  # Strength in [0, 1]
 ) -> SideBySide:  # One row per text
     "What a perturbation makes of a text of each language."
+    check_kind(
+        texts, Mapping, "side_by_side", "texts must be a mapping of languages to texts", 'E.g. {"en": "a text"}.'
+    )
     chosen = dict.fromkeys(texts, names) if isinstance(names, str) else dict(names)
     if missing := [lang for lang in texts if lang not in chosen]:
         raise ValueError(

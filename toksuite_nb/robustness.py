@@ -195,7 +195,13 @@ def minimum_detectable_drop(
     alpha: float = 0.05,  # Level of the test, in (0, 1)
 ) -> float | None:  # Drop in accuracy, in (0, 1]; None where no drop is significant
     "Smallest drop over `n` items with an exact McNemar p below `alpha`."
-    if not float(n).is_integer() or n < 1 or reverse < 0 or not 0 < alpha < 1:
+    if (
+        not isinstance(n, (int, float, np.integer))
+        or not float(n).is_integer()
+        or n < 1
+        or reverse < 0
+        or not 0 < alpha < 1
+    ):
         raise ValueError(
             f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 and 0 < alpha < 1, got n={n}, reverse={reverse}, alpha={alpha}. "
             "Pass the number of paired items."
@@ -217,12 +223,12 @@ def holm(
 
 
 def _p_values(p: Any, where: str) -> np.ndarray:
-    p = np.asarray(p, dtype=float)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+    p = np.asarray(p)
+    if p.ndim != 1 or p.dtype.kind not in "biuf" or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(
             f"{where}: p-values must lie in [0, 1], got {p}. Leave out tests without a p-value: they do not count."
         )
-    return p
+    return p.astype(float)
 
 
 def benjamini_hochberg(

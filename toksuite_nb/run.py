@@ -940,6 +940,8 @@ def collect(
     "One frame of the results of all cells."
     store = store if isinstance(store, ResultStore) else ResultStore(store)
     asked = list({cell.key: cell for cell in _cells(cells, "collect")}.values())
+    if not asked:
+        raise ValueError("collect: needs at least one cell, got none. Pass those that run_cells was given.")
     missing = [cell for cell in asked if cell not in store]
     if missing:
         raise KeyError(

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from .core import check_frame, item_schema, norms, score_schema
+from .core import check_frame, check_kind, item_schema, norms, score_schema
 from .lm import LM, Encodes, TokenPath, common_prefix, load_lm
 
 # %% ../nbs/32_score.ipynb #49a299a9
@@ -56,6 +56,8 @@ def audit_specials(
     options: Sequence[str] = (),  # Further texts, e.g. options of the items to score
 ) -> pl.DataFrame:  # `tokenizer`, `check`, `id` and `evidence` (null where nothing was found), `refused`
     "Special tokens that `tokenizer` adds to texts, and whether scoring with them is refused."
+    rule, advice = "needs a tokenizer with name, specials and encode", "Wrap it with load_tokenizer(...)."
+    check_kind(tokenizer, Encodes, "audit_specials", rule, advice)
     texts = ["a", "b c", "7 8 9", "x", *options]
     *encoded, empty = _encoded(tokenizer, [*texts, ""])
     unknown = tokenizer.specials.get("unk")

@@ -118,7 +118,12 @@ def read_config(
     path: Path | str,  # What `SuiteConfig.write` wrote, a `suite.json` or a `training.json`
 ) -> SuiteConfig:  # The configuration
     "A configuration from its file."
-    given = json.loads(check_path(path, "read_config").read_text(encoding="utf-8"))
+    path = check_path(path, "read_config")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"read_config: needs the file of a configuration, got {str(path)!r}. Write one with SuiteConfig.write."
+        )
+    given = json.loads(path.read_text(encoding="utf-8"))
     given = given.get("config", given) if isinstance(given, dict) else {}
     known = {field.name for field in fields(SuiteConfig)}
     if not given or set(given) - known:
