@@ -87,7 +87,7 @@ class Perturbation:
         problems = [f"langs with unknown {unknown}, known are {list(languages)}"] * bool(unknown)
         problems += ["no langs"] * (not self.langs) + [f"target {self.target!r}"] * (self.target not in _targets)
         problems += [f"name {self.name!r}"] * (
-            not self.name.isidentifier() or self.name != self.name.lower() or self.name == "canonical"
+            not str(self.name).isidentifier() or self.name != str(self.name).lower() or self.name == "canonical"
         )
         if problems:
             raise ValueError(
