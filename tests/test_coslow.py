@@ -129,6 +129,14 @@ def test_not_finite_probabilities_are_reported():
     assert df["note"][0] is not None
 
 
+def test_an_answer_in_ids_that_the_tokenizer_lacks_is_noted():
+    fewer = Bytes()
+    fewer.pieces = fewer.pieces[:4]
+    df = confidence(build(), fewer, ["a", "bc"], max_new_tokens=3, show=False)
+    assert df["note"].to_list() == ["an id of the answer is none of the tokenizer's"] * 2
+    assert confidence(build(), Bytes(), ["a", "bc"], max_new_tokens=3, show=False)["note"].is_null().all()
+
+
 def test_training_mode_and_token_ids_are_left_alone():
     model = build().train()
     texts = confidence(model, Bytes(), ["abc"], max_new_tokens=3, show=False)

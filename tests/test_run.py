@@ -25,6 +25,7 @@ from toksuite_nb.run import (
     collect,
     decode_value,
     encode_value,
+    main,
     read_plan,
     run_cells,
     slurm_script,
@@ -247,3 +248,19 @@ def test_what_cannot_be_stored_is_refused() -> None:
         encode_value(np.array([object()]))
     with pytest.raises(ValueError, match="on_error"):
         run_cells([], "unused", executor=InProcess(), on_error="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "said"),
+    [
+        ("nope", [], "read_plan: needs the file of a plan, got "),
+        ("torn", [], "run: a line must be a cell as write_plan wrote it, got 'no cell'"),
+        ("torn", ["--shard", "3/2"], "read_plan: shard must be 'i/n' with 1 <= i <= n, got '3/2'"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_with_a_plan(plan, options, said, tmp_path, capsys):
+    (tmp_path / "torn").write_text("no cell\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path / plan), str(tmp_path / "store"), *options])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "store").exists(), "nothing is made for a plan that cannot be read"

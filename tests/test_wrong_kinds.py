@@ -19,7 +19,11 @@ NAN = float("nan")
 
 def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is asked, by name, and a part of the answer."""
-    from toksuite_nb.alignment import align, boundary_agreement
+    from toksuite_nb.ablations import budget_effects, study_questions
+    from toksuite_nb.alignment import align, boundary_agreement, cut_shifts
+    from toksuite_nb.cells import suite_cells
+    from toksuite_nb.charts import beside_chart, comparison_chart
+    from toksuite_nb.core import item_schema, verdict_schema
     from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
@@ -28,6 +32,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         calibrate,
         ceiling_errors,
         ceiling_prior,
+        crossing,
         efficiency_auc,
         efficiency_table,
         fit_ceiling,
@@ -39,10 +44,31 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         preset,
         published_curves,
     )
-    from toksuite_nb.finetune import FinetuneConfig, Task
+    from toksuite_nb.finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
     from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
+    from toksuite_nb.harness import read_results, read_samples
+    from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
     from toksuite_nb.items import load_benchmark
-    from toksuite_nb.perturb import perturb_items
+    from toksuite_nb.labeling import LabelingDesk, label_forecast
+    from toksuite_nb.lm import load_lm
+    from toksuite_nb.perturb import perturb, perturb_items, side_by_side
+    from toksuite_nb.robustness import (
+        beside_published,
+        column_drops,
+        compare_models,
+        drops,
+        holm,
+        minimum_detectable_drop,
+        published_accuracies,
+        robustness_table,
+        task_drops,
+    )
+    from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
+    from toksuite_nb.score import audit_specials, predictions, rule_changes
+    from toksuite_nb.study import compare_predictors, load_study_model
+    from toksuite_nb.suite import SuiteConfig, initial_model, load_suite, read_config, suite_corpus, train_suite
+    from toksuite_nb.text import clusters, graphemes, skeleton, user_spans, visible
+    from toksuite_nb.tokens import show_bytes
 
     class Model:
         config = None
@@ -61,6 +87,9 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     def perturbed(**options):
         return lambda: perturb_items(items, "uppercase", **options)
 
+    other = Bytes()
+    other.pieces = other.pieces * 2
+    unscored, no_items = verdict_schema.empty(), item_schema.empty()
     pairs = [([1], [2]), ([1, 3], [2])]
     chat = SimpleNamespace(chat_template="x", apply_chat_template=lambda messages, **_: messages[-1]["content"])
     curve, whole, rows = (
@@ -68,6 +97,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         Gram(np.eye(9), np.zeros(9), "full"),
         np.full((8, 7), 0.5),
     )
+    small = Task("t", ["a"], ["b"], ["q"], ["r"])
     x, y = np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8)
     return {
         "one question": (
@@ -255,6 +285,141 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             lambda: perturb_items(perturb_items(items, "uppercase"), "lowercase"),
             "Pass canonical items that toksuite_nb.items.audit accepts",
         ),
+        "a number as a text": (lambda: graphemes(5), "graphemes: text must be a str, got int. Decode bytes"),
+        "bytes as a text": (lambda: visible(b"ab"), "visible: text must be a str, got bytes"),
+        "no text of clusters": (lambda: clusters(None), "clusters: text must be a str, got NoneType"),
+        "no text of a skeleton": (lambda: skeleton(None), "skeleton: text must be a str, got NoneType"),
+        "a number as a span": (lambda: user_spans("ab", 5, "f"), "f: protect must hold strings, compiled patterns and"),
+        "a number as counts": (lambda: fertility(5), "fertility: needs a list or an array of numbers, got 5."),
+        "words as values": (lambda: gini(["a"]), "gini: needs a list or an array of numbers, got ['a']."),
+        "nulls as counts": (
+            lambda: parity([1, None], [1, 1], aggregation="ratio_of_sums"),
+            "parity: needs a list or an array of numbers, got [1, None]. Pass one number each, and leave nulls out",
+        ),
+        "a list as a Lorenz curve": (lambda: lorenz([1.0]), "lorenz: values must be a mapping of languages to numbers"),
+        "one edited text": (lambda: cut_shifts(5, "bytes"), "cut_shifts: edited must be a list of EditedText"),
+        "a number as a folder": (lambda: ResultStore(5), "ResultStore: needs the path of a file or folder, got int."),
+        "a number as cells": (lambda: run_cells(5, ROOT), "run_cells: cells must be a list or a generator of Cell"),
+        "words as cells": (lambda: write_plan(["x"], "x"), "write_plan: cells must be a list or a generator of Cell"),
+        "numbers as cells": (lambda: collect([5], 5), "ResultStore: needs the path of a file or folder, got int."),
+        "a word as an executor": (lambda: run_cells([], 5, executor="ray"), "run_cells: executor must be InProcess(),"),
+        "no plan": (lambda: read_plan("nope"), "read_plan: needs the file of a plan, got 'nope'. Write one with"),
+        "a number as results": (lambda: read_results(5), "read_results: needs the path of a file or folder, got int."),
+        "no samples": (lambda: read_samples(None), "read_samples: needs the path of a file or folder, got NoneType."),
+        "a number as a model": (lambda: load_lm(5), "load_lm: needs a folder or a name on the hub, got int."),
+        "a number as scores": (lambda: predictions(5), "predictions: needs a polars DataFrame, got int."),
+        "no scores": (lambda: rule_changes(None), "rule_changes: needs a polars DataFrame, got NoneType."),
+        "a number as a table": (lambda: robustness_table(5, "paper"), "robustness_table: needs a polars DataFrame"),
+        "a file as accuracies": (lambda: task_drops("a.csv"), "task_drops: needs a polars DataFrame, got str."),
+        "no accuracies": (
+            lambda: column_drops(None, {"x": []}),
+            "column_drops: needs a polars DataFrame, got NoneType",
+        ),
+        "accuracies in a list": (lambda: beside_published([], items="other"), "beside_published: needs a polars Data"),
+        "a number as a chart": (lambda: beside_chart(5), "beside_chart: needs a polars DataFrame, got int."),
+        "a frame as a comparison": (
+            lambda: comparison_chart(pl.DataFrame()),
+            "comparison_chart: needs a Comparison, got DataFrame. Make one with compare(tokenizers, texts).",
+        ),
+        "a number as a configuration": (
+            lambda: train_suite(5, "x"),
+            "train_suite: config must be a SuiteConfig, got int. Make one with SuiteConfig(...), or read one",
+        ),
+        "no configuration": (lambda: suite_corpus(None), "suite_corpus: config must be a SuiteConfig, got NoneType"),
+        "a word as a configuration": (
+            lambda: initial_model("x", Bytes()),
+            "initial_model: config must be a SuiteConfig",
+        ),
+        "cells of no configuration": (
+            lambda: suite_cells({}, pl.DataFrame()),
+            "suite_cells: config must be a SuiteConf",
+        ),
+        "a number as recipes": (lambda: SuiteConfig(5), "SuiteConfig: tokenizers must be a list of recipes, got 5."),
+        "one recipe": (lambda: SuiteConfig("bpe"), "SuiteConfig: tokenizers must be a list of recipes, got 'bpe'."),
+        "a number as a suite": (lambda: load_suite(5), "load_suite: needs the path of a file or folder, got int."),
+        "no file of a configuration": (lambda: read_config(None), "read_config: needs the path of a file or folder"),
+        "a number as a task": (
+            lambda: finetune(Model(), Bytes(), 5, FinetuneConfig(1e-3), n=1, seed=0),
+            "finetune: task must be a Task, got int. Make one with Task(",
+        ),
+        "a rate as a recipe": (
+            lambda: measure_curve(Model(), Bytes(), small, 1e-3, seeds=(0,)),
+            "measure_curve: config must be a FinetuneConfig, got float.",
+        ),
+        "a number as a study": (lambda: load_study_model(5), "load_study_model: needs the path of a file or folder"),
+        "no measures": (lambda: compare_predictors(None, seed=0), "compare_predictors: needs a polars DataFrame, got"),
+        "a number as answers": (
+            lambda: budget_effects(5, study_questions()),
+            "budget_effects: needs a polars DataFrame",
+        ),
+        "no prior curves": (lambda: ceiling_prior(5), "ceiling_prior: needs a list of CeilingCurve, got 5."),
+        "a number as a desk": (lambda: LabelingDesk(5, "x"), "LabelingDesk: needs a polars DataFrame, got int."),
+        "a number as a journal": (
+            lambda: LabelingDesk(pl.DataFrame({"prompt": ["a"]}), 5),
+            "LabelingDesk: needs the path of a file or folder, got int.",
+        ),
+        "nothing labelled": (
+            lambda: label_forecast(pl.DataFrame(), Model(), Bytes(), calibration="x", zero_shot=0.1, ceiling=0.9),
+            "label_forecast: needs the columns 'prompt' and 'label', got [] without ['prompt', 'label'].",
+        ),
+        "a tokenizer of another model": (
+            lambda: confidence(Model(), other, ["a"]),
+            "needs a tokenizer with no more ids than the model's 259, got 518. Correct the prompts, or check that",
+        ),
+        "a seed of drops": (
+            lambda: drops(unscored, no_items, seed=-1),
+            "drops: seed must be a whole number >= 0, got -1",
+        ),
+        "a seed of a comparison": (
+            lambda: compare_models(unscored, no_items, seed=0.5),
+            "compare_models: seed must be a whole number >= 0, got 0.5",
+        ),
+        "a seed of a table": (
+            lambda: robustness_table(published_accuracies(), "paper", seed="x"),
+            "robustness_table: seed must be",
+        ),
+        "a seed of columns": (
+            lambda: column_drops(published_accuracies(), {"x": []}, seed=None),
+            "column_drops: seed must be a whole",
+        ),
+        "a seed of CoS-Low": (lambda: cos_low(whole, seed=True), "cos_low: seed must be a whole number >= 0, got True"),
+        "a seed of a draw": (
+            lambda: select_low_confidence(np.zeros(400), seed=-1),
+            "select_low_confidence: seed must be a whole number >= 0, got -1",
+        ),
+        "a seed of a pool": (
+            lambda: pool_order(small, seed="x"),
+            "pool_order: seed must be a whole number >= 0, got 'x'",
+        ),
+        "a seed of a perturbation": (
+            lambda: perturb("a text", "adjacent_swap", "en", seed=-1),
+            "perturb: seed must be a whole number >= 0, got -1",
+        ),
+        "a seed of perturbed items": (
+            perturbed(seed=None),
+            "perturb_items: seed must be a whole number >= 0, got None",
+        ),
+        "a seed of metrics": (lambda: compare("bytes", ["a"], seed=1.0), "compare: seed must be a whole number >= 0"),
+        "a text as bytes": (lambda: show_bytes("x"), "show_bytes: piece must be bytes, got str. Encode a text"),
+        "no cells": (lambda: collect([], ROOT), "collect: needs at least one cell, got none. Pass those that"),
+        "a name as a tokenizer": (
+            lambda: audit_specials("bytes"),
+            "audit_specials: needs a tokenizer with name, specials",
+        ),
+        "one text beside another": (
+            lambda: side_by_side("a text", "uppercase", seed=0),
+            "side_by_side: texts must be a mapping of languages to texts, got str.",
+        ),
+        "a word as items": (
+            lambda: minimum_detectable_drop("x"),
+            "minimum_detectable_drop: needs a whole number n >= 1",
+        ),
+        "words as p-values": (lambda: holm(["x"]), "holm: p-values must lie in [0, 1], got ['x']. Leave out tests"),
+        "a list as a measured curve": (lambda: crossing([0.1], 0.1), "crossing: curve must be a mapping of budgets to"),
+        "no configuration there": (
+            lambda: read_config("nope"),
+            "read_config: needs the file of a configuration, got 'nope'",
+        ),
         "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",
@@ -265,7 +430,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
 def answer(call: Callable[[], Any]) -> str:
     try:
         return f"no error: {call()!r}"
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         return str(error)
 
 
@@ -277,9 +442,9 @@ def answers() -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", calls())
-def test_wrong_kinds_are_named(name, answers):
-    assert calls()[name][1] in answers[name]
+@pytest.mark.parametrize(("name", "part"), [pytest.param(name, part, id=name) for name, (_, part) in calls().items()])
+def test_wrong_kinds_are_named(name, part, answers):
+    assert part in answers[name]
 
 
 def test_advice_belongs_to_the_argument_that_is_wrong(answers):

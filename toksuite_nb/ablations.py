@@ -350,7 +350,8 @@ def factor_effects(
     budget: str = "text",  # Of the models
 ) -> pl.DataFrame:  # `effect_schema`
     "What each choice of a tokenizer changes, from pairs that differ in nothing else."
-    sums = _cluster_sums(found.filter(budget=budget), questions, by, measure)
+    _check_columns(found, _answered, "factor_effects")
+    sums = _cluster_sums(found.filter(budget=budget), questions, by, measure, "factor_effects")
     pairs = recipe_pairs(sorted(found["tokenizer"].unique()))
     rows = []
     for (scale, group), part in sums.group_by("scale", "group", maintain_order=True):
@@ -377,8 +378,9 @@ def budget_effects(
     measure: str = "accuracy",  # Or `relative_drop`
 ) -> pl.DataFrame:  # `effect_schema`; factor `tokens for text`, base and changed are the same recipe
     "What changes if models read equal numbers of tokens instead of the same text."
+    _check_columns(found, _answered, "budget_effects")
     rows = []
-    sums = _cluster_sums(found, questions, by, measure)
+    sums = _cluster_sums(found, questions, by, measure, "budget_effects")
     for (scale, group, name), part in sums.group_by("scale", "group", "tokenizer", maintain_order=True):
         tables = _tables(part, "budget")
         if len(tables) == 2:
@@ -388,11 +390,25 @@ def budget_effects(
     return check_frame(pl.DataFrame(rows, schema=schema, orient="row"), effect_schema, "budget_effects")
 
 
-def _cluster_sums(found: pl.DataFrame, questions: pl.DataFrame, by: str, measure: str) -> pl.DataFrame:
+_answered = ("scale", "budget", "seed", "tokenizer", "item_id", "correct")
+_asked = ("item_id", "canonical_id", "cluster", "domain", "category", "perturbation")
+
+
+def _check_columns(frame: pl.DataFrame, needed: Sequence[str], where: str) -> None:
+    check_frame(frame, None, where)
+    if missing := [name for name in needed if name not in frame.columns]:
+        raise ValueError(
+            f"{where}: needs the columns {list(needed)}, got {frame.columns} without {missing}. "
+            "study_verdicts() and study_questions() show the layout."
+        )
+
+
+def _cluster_sums(found: pl.DataFrame, questions: pl.DataFrame, by: str, measure: str, where: str) -> pl.DataFrame:
     "Canonical and perturbed credit of each model, summed over the questions of each cluster."
+    _check_columns(questions, _asked, where)
     if by not in ("perturbation", "family", "category", "lang") or measure not in ("relative_drop", "accuracy"):
         raise ValueError(
-            f"factor_effects: by must be 'perturbation', 'family', 'category' or 'lang' and measure 'relative_drop' or 'accuracy', got {by!r} and {measure!r}. "
+            f"{where}: by must be 'perturbation', 'family', 'category' or 'lang' and measure 'relative_drop' or 'accuracy', got {by!r} and {measure!r}. "
             "Choose one of each."
         )
     family = {name: title for title, names in study_families.items() for name in names}
@@ -408,7 +424,7 @@ def _cluster_sums(found: pl.DataFrame, questions: pl.DataFrame, by: str, measure
     answered = joined.group_by(*keys).agg(pl.len(), pl.col("item_id").sort().hash().sum().alias("which"))
     if joined.is_empty() or answered.group_by("scale").agg(pl.struct("len", "which").n_unique())["len"].max() != 1:
         raise ValueError(
-            f"factor_effects: all models of a scale must have answered the same questions, got {answered['len'].unique().sort().to_list()} answers "
+            f"{where}: all models of a scale must have answered the same questions, got {answered['len'].unique().sort().to_list()} answers "
             "that belong to these questions. Score the missing ones, or leave these models out."
         )
     return (
@@ -473,6 +489,8 @@ def compare_seeds(
     shipped: pl.DataFrame,  # Verdicts to compare with
 ) -> pl.DataFrame:  # `scale`, `budget`, `tokenizer`, `group`, `n`, `seeds`, `shipped`, `found`, `margin`, `inside`
     "Accuracies of retrained models beside the shipped ones, and whether they differ by no more than seeds do."
+    for frame in (found, shipped):
+        _check_columns(frame, _answered, "compare_seeds")
     keys, kind = ["scale", "budget", "group"], pl.col("tokenizer").str.starts_with("bytes").alias("bytes")
     old, new = (_accuracies(frame).with_columns(kind) for frame in (shipped, found))
     several = old.group_by(*keys, "bytes", "tokenizer").agg(pl.col("accuracy").var(), pl.len().alias("seeds"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from .core import check_kind
 from .edits import EditedText
 from .text import check_lang, words
 from .tokenizer import Tokenizer, load_tokenizer, load_tokenizers
@@ -316,7 +317,7 @@ def cut_shifts(
     lang: str | Mapping[str, str] | None = None,  # Language of the texts, or of each by `text_id`, for fertility
 ) -> pl.DataFrame:  # `text_id` and the columns of `CutShift.summary`; one row per text and tokenizer
     "`cut_shift` of every text under every tokenizer, summarised."
-    texts, loaded = _by_id(edited), load_tokenizers(tokenizers, "cut_shifts", fewest=0)
+    texts, loaded = _by_id(edited, "cut_shifts"), load_tokenizers(tokenizers, "cut_shifts", fewest=0)
     spoken = lang if isinstance(lang, Mapping) else dict.fromkeys(texts, lang)
     empty = (
         cut_shift(EditedText(""), "bytes").summary.clear().insert_column(0, pl.Series("text_id", [], dtype=pl.String))
@@ -329,7 +330,9 @@ def cut_shifts(
     return pl.concat([empty, *rows])
 
 
-def _by_id(edited: Mapping[str, EditedText] | Sequence[EditedText]) -> Mapping[str, EditedText]:
+def _by_id(edited: Mapping[str, EditedText] | Sequence[EditedText], where: str) -> Mapping[str, EditedText]:
+    rule = "edited must be a list of EditedText, or a mapping of names to them"
+    check_kind(edited, (Mapping, Sequence), where, rule, "Put a single one into a list.")
     return edited if isinstance(edited, Mapping) else {str(k): text for k, text in enumerate(edited)}
 
 # %% ../nbs/21_alignment.ipynb #0ece1b78
@@ -338,7 +341,7 @@ def cut_shift_tokens(
     tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `tokenizer`, `text_id` and the columns of `CutShift.tokens`; one row per token of either side
     "Every token before and after the edits, with its status and the edit that broke it."
-    texts, loaded = _by_id(edited), load_tokenizers(tokenizers, "cut_shift_tokens", fewest=0)
+    texts, loaded = _by_id(edited, "cut_shift_tokens"), load_tokenizers(tokenizers, "cut_shift_tokens", fewest=0)
     shifts = [(text_id, cut_shift(text, tokenizer)) for tokenizer in loaded for text_id, text in texts.items()]
     empty = cut_shift(EditedText(""), "bytes").tokens.with_columns(tokenizer=pl.lit(""), text_id=pl.lit(""))
     frames = [

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .core import check_frame, item_schema
+from .core import check_frame, check_kind, item_schema
 from .finetune import FinetuneConfig, Task, measure_curve, task_budgets
 from .gradients import Gram, gradient_gram
 from .lm import LM
@@ -199,7 +199,7 @@ def perturb_texts(
     pl.DataFrame
 ]:  # `text_id` (position), `source`, `text`, `lang`, `reason`: `text` is null where there is a reason
     "Frames of perturbed texts, made as they are asked for."
-    if isinstance(texts, str) or batch < 1:
+    if isinstance(texts, str) or not isinstance(texts, Iterable) or batch < 1:
         raise ValueError(
             f"perturb_texts: needs an iterable of texts and a batch of at least 1, got {type(texts).__name__} and {batch}. "
             "Put a single text into a list."
@@ -322,8 +322,8 @@ def curve_cells(
     model_name: str = "model",  # For the frame
 ) -> list[Cell]:  # `collect` gives the curves frame
     "Cells that measure a data-efficiency curve point by point; zero-shot is one cell for all seeds."
-    fields = {name: list(getattr(task, name)) for name in ("prompts", "answers", "test_prompts", "test_answers")}
     budgets = task_budgets(task, config)
+    fields = {name: list(getattr(task, name)) for name in ("prompts", "answers", "test_prompts", "test_answers")}
     fixed = {
         "model": Path(model),
         "task": {"name": task.name, **fields},
@@ -359,6 +359,8 @@ def suite_cells(
     corpus: pl.DataFrame,  # Column `text`, one row a document
 ) -> list[Cell]:  # One per tokenizer; write_model lays a result down
     "Cells that train a suite model by model."
+    rule, advice = "config must be a SuiteConfig", "Make one with SuiteConfig(...)."
+    check_kind(config, SuiteConfig, "suite_cells", rule, advice)
     fields = {key: value for key, value in asdict(config).items() if key != "tokenizers"}
     fixed = {"config": fields, "corpus": corpus.select("text"), "libraries": _libraries()}
     return [Cell(suite_model, {"name": name, **fixed}, group=name) for name in config.tokenizers]
@@ -369,6 +371,9 @@ def write_model(
     folder: Path | str,  # Where to
 ) -> Path:  # `folder`
     "Lay down the files of a model; names that lead out of the folder are refused."
+    check_kind(
+        files, Mapping, "write_model", "files must be a mapping of names to bytes", "Pass what suite_model gave."
+    )
     wrong = [name for name in files if Path(name).name != name or name in ("", ".", "..")]
     if wrong:
         raise ValueError(

@@ -14,7 +14,15 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 
-from .core import check_frame, curve_schema, drop_schema, forecast_schema, gram_schema, token_schema
+from toksuite_nb.core import (
+    check_frame,
+    check_kind,
+    curve_schema,
+    drop_schema,
+    forecast_schema,
+    gram_schema,
+    token_schema,
+)
 from .intrinsic import Comparison, lorenz_schema, metric_schema, overlap_schema
 
 # %% ../nbs/50_charts.ipynb #c04dba09
@@ -447,6 +455,7 @@ def comparison_heatmap(
 
 
 def _blocks(summary: pl.DataFrame, metrics: Sequence[str], where: str) -> alt.HConcatChart:
+    check_frame(summary, None, where)
     missing = [name for name in ("tokenizer", "lang", *metrics) if name not in summary.columns]
     if missing or summary.is_empty() or not metrics:
         raise ValueError(
@@ -640,6 +649,9 @@ def comparison_chart(
     metrics: Sequence[str] = ("fertility", "pcw", "parity", "bytes_per_token"),  # Drawn as heatmaps
 ) -> alt.VConcatChart:  # All of them on one page
     "A comparison of tokenizers on one page."
+    check_kind(
+        comparison, Comparison, "comparison_chart", "needs a Comparison", "Make one with compare(tokenizers, texts)."
+    )
     df = comparison.metrics.filter(metric=metric, aggregation=_first_aggregation(comparison.metrics, metric))
     _check_metric(comparison.metrics, df, metric, None)
     present = [name for name in metrics if name in comparison.summary.columns]
@@ -672,6 +684,7 @@ def beside_chart(
     beside: pl.DataFrame,  # From `beside_published` of `robustness`
 ) -> alt.LayerChart:  # One row per model, smallest drop on top
     "Mean relative drop with interval and rank: your models beside the fourteen published ones."
+    check_frame(beside, None, "beside_chart")
     if (missing := [c for c in _BESIDE if c not in beside.columns]) or beside.is_empty():
         raise ValueError(
             f"beside_chart: needs the frame of beside_published with at least one row, got {beside.height} rows without {missing}. "

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from .core import check_frame, derive_rng, gram_schema, progress
+from .core import check_frame, check_seed, derive_rng, gram_schema, progress
 from .gradients import Gram, as_model, as_tokenizer, start_ids
 
 # %% ../nbs/41_coslow.ipynb #aa24b988
@@ -37,7 +37,7 @@ def confidence(
     "Greedy answer to each prompt, with the mean largest probability and the perplexity of its tokens."
     model, tok = as_model(model, "confidence"), as_tokenizer(tokenizer)
     given = _prompt_ids(tok, prompts, bos)
-    _check_prompts(model, given, max_new_tokens, batch_size, exclude)
+    _check_prompts(model, tok, given, max_new_tokens, batch_size, exclude)
     stop = _stop_ids(model, tok)
     marks = stop | {tok.specials[role] for role in ("bos", "eos", "pad") if role in tok.specials}
     order = sorted(range(len(given)), key=lambda i: -len(given[i]))
@@ -86,7 +86,7 @@ def _prompt_ids(tok: Any, prompts: Any, bos: int | bool | None) -> list[list[int
 
 
 def _check_prompts(
-    model: Any, given: list[list[int]], max_new_tokens: int, batch_size: int, exclude: Collection[int]
+    model: Any, tok: Any, given: list[list[int]], max_new_tokens: int, batch_size: int, exclude: Collection[int]
 ) -> None:
     problems = [] if given else ["at least one prompt, got none"]
     whole = all(isinstance(k, (int, np.integer)) and k >= 1 for k in (max_new_tokens, batch_size))
@@ -104,6 +104,8 @@ def _check_prompts(
     if empty:
         problems.append(f"at least one token in each prompt, got none in {empty[:5]}")
     size = model.get_input_embeddings().weight.shape[0]
+    if len(tok.pieces) > size:
+        problems.append(f"a tokenizer with no more ids than the model's {size}, got {len(tok.pieces)}")
     foreign = [i for i, ids in enumerate(given) if not all(0 <= t < size for t in ids)]
     if foreign:
         problems.append(f"token ids in [0, {size}), got others in {foreign[:5]}")
@@ -174,11 +176,11 @@ def _measured(
         "n_tokens": len(counted),
         "confidence": None,
         "perplexity": None,
-        "note": None,
+        "note": None if all(t < len(pieces) for t, _ in said) else "an id of the answer is none of the tokenizer's",
     }
     probabilities = np.array([p for _, p in counted])
     if not counted:
-        out["note"] = "no token of the answer counts"
+        out["note"] = out["note"] or "no token of the answer counts"
     elif not (np.isfinite(probabilities).all() and (probabilities > 0).all()):
         out["note"] = "a probability is not finite"
     else:
@@ -241,6 +243,7 @@ def select_low_confidence(
     small_pool: bool = False,  # True: a pool below 320 is meant; where the share holds fewer than `n`, take the `n` least confident
 ) -> pl.DataFrame:  # `i`, the measure, `rank` from the least confident (0), `pool` (its size), `share` of it drawn from, `seed`; in the order of `i`
     "A seeded draw of `n` from the least confident `fraction` of the pool."
+    check_seed(seed, "select_low_confidence")
     if measure not in ("confidence", "perplexity"):
         raise ValueError(
             f"select_low_confidence: measure must be 'confidence' or 'perplexity', got {measure!r}. Rename the column: low confidence and "
@@ -361,6 +364,7 @@ def cos_low(
     draws: int = 2000,  # Subsamples of half of the examples
 ) -> CosLow:  # Value, interval, number of examples and pairs, notes
     "Median of the pairwise cosines, with a subsampling interval over examples."
+    check_seed(seed, "cos_low")
     if isinstance(gram, Gram):
         cosine, told = np.where(np.isfinite(gram.dot), gram.cosine, np.nan), gram.notes
     else:

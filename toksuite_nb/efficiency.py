@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from scipy.optimize import minimize_scalar
 
-from .core import check_frame, curve_schema, forecast_schema
+from .core import check_frame, check_kind, curve_schema, forecast_schema
 from .store import data_path
 
 # %% ../nbs/42_efficiency.ipynb #10bfb9a0
@@ -388,7 +388,7 @@ def ceiling_prior(
     strength: float = 0.003,  # See `CeilingPrior`
 ) -> CeilingPrior:
     "Means and spreads of fitted curves."
-    if not all(isinstance(c, CeilingCurve) for c in fitted):
+    if not isinstance(fitted, Sequence) or not all(isinstance(c, CeilingCurve) for c in fitted):
         raise TypeError(
             f"ceiling_prior: needs a list of CeilingCurve, got {fitted!r:.60}. Fit each task's curve with fit_ceiling(curve)."
         )
@@ -1078,6 +1078,7 @@ def crossing(
     int | None, int | None
 ]:  # `after`, `by`: first reached after the one budget and by the other; None, see `LabelsNeeded.holds`
     "Between which budgets a measured curve first reaches `target`."
+    check_kind(curve, Mapping, "crossing", "curve must be a mapping of budgets to metrics", "E.g. {0: 0.3, 50: 0.5}.")
     budgets = sorted(curve)
     reached = next((k for k, n in enumerate(budgets) if curve[n] >= target), len(budgets))
     return (budgets[reached - 1] if reached else None), (budgets[reached] if reached < len(budgets) else None)

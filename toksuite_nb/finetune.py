@@ -22,7 +22,7 @@ import torch
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from .core import check_frame, content_hash, curve_schema, derive_rng, progress
+from .core import check_frame, check_kind, check_seed, content_hash, curve_schema, derive_rng, progress
 from .coslow import confidence
 from .efficiency import anchors
 from .gradients import Example, as_tokenizer, examples_from_text
@@ -73,6 +73,10 @@ class Task:
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, pool of {len(self.prompts)}, {len(self.test_prompts)} test prompts)"
+
+
+def _check_task(task: Any, where: str) -> None:
+    check_kind(task, Task, where, "task must be a Task", "Make one with Task(name, prompts, answers, ...).")
 
 
 def answer_text(
@@ -156,6 +160,10 @@ class FinetuneConfig:
 def _is_real(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
+
+def _check_recipe(config: Any, where: str) -> None:
+    check_kind(config, FinetuneConfig, where, "config must be a FinetuneConfig", "Make one with FinetuneConfig(rate).")
+
 # %% ../nbs/43_finetune.ipynb #9e5258fb
 def pool_order(
     task: Task,  # With its pool
@@ -163,6 +171,8 @@ def pool_order(
     seed: int,  # Seed of the run
 ) -> list[int]:  # Positions in the pool; a budget of n takes the first n
     "The shuffled pool that all budgets of one seed share."
+    _check_task(task, "pool_order")
+    check_seed(seed, "pool_order")
     return derive_rng(seed, "finetune pool", task.name).permutation(len(task.prompts)).tolist()
 
 
@@ -171,6 +181,8 @@ def task_budgets(
     config: FinetuneConfig,  # With the budgets asked for
 ) -> list[int]:  # Rising; those beyond the pool are replaced by the pool's size
     "Budgets that the pool of a task can fill."
+    _check_task(task, "task_budgets")
+    _check_recipe(config, "task_budgets")
     size = len(task.prompts)
     return sorted({min(n, size) for n in config.budgets})
 
@@ -223,6 +235,9 @@ def finetune(
     Any, Float[np.ndarray, " steps"]
 ]:  # Fine-tuned copy in evaluation mode, and its training loss, nats per token
     "A copy of `model`, fine-tuned on the first `n` examples of the shuffled pool."
+    _check_task(task, "finetune")
+    _check_recipe(config, "finetune")
+    check_seed(seed, "finetune")
     if not 1 <= n <= len(task.prompts):
         raise ValueError(
             f"finetune: n must be from 1 to the pool's {len(task.prompts)}, got {n} for {task.name!r}. Choose a smaller budget."
@@ -309,6 +324,7 @@ def exact_match(
     show: bool = False,  # Progress bar
 ) -> pl.DataFrame:  # `prompt`, `expected`, `answer` (as generated), `correct`
     "Greedy answers to the test prompts, and whether they are right."
+    _check_task(task, "exact_match")
     tok = as_tokenizer(tokenizer)
     longest = max(map(len, tok.encode(list(task.test_answers))))
     if longest > max_new_tokens:
@@ -341,6 +357,8 @@ def measure_curve(
     show: bool = True,  # Progress bar over the cells
 ) -> pl.DataFrame:  # `curve_schema`, and `n_test`, `train_loss` (last tenth, nats per token; null at 0), `cell`
     "Exact match after fine-tuning on each budget, for each seed."
+    _check_task(task, "measure_curve")
+    _check_recipe(config, "measure_curve")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"measure_curve: needs one or more different seeds, got {list(seeds)}. Pass e.g. seeds=(0, 1, 2)."

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from .core import Column, FrameSchema, check_frame, item_schema, score_schema
+from .core import Column, FrameSchema, check_frame, check_path, item_schema, score_schema
 from .items import make_items
 from .score import predictions, scorable
 from .store import atomic_write
@@ -98,7 +98,7 @@ def _said(problem: Exception) -> str:
 
 
 def _files(source: str | Path, pattern: str, where: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = check_path(source, where).expanduser()
     files = [path] if path.is_file() else sorted(path.rglob(pattern))
     if not files:
         raise FileNotFoundError(
@@ -488,7 +488,7 @@ def export_tasks(
     strip: bool = True,  # Take white space off both ends of each question, as the released tasks and `score` do
 ) -> pl.DataFrame:  # `task`, `group`, `canonical_task`, `n`, `file`; one row per task
     "Write `items` as tasks for `lm_eval --include_path folder --tasks prefix`."
-    rows, folder = scorable(items, "export_tasks"), Path(folder).expanduser()
+    rows, folder = scorable(items, "export_tasks"), check_path(folder, "export_tasks").expanduser()
     if paths not in ("absolute", "relative") or not re.fullmatch(r"\w[\w-]*", prefix):
         raise ValueError(
             f"export_tasks: needs paths='absolute' or 'relative' and a prefix of letters, digits, _ and -, got {paths!r} and {prefix!r}. "
@@ -616,7 +616,7 @@ def run_tasks(
 ) -> HarnessRun:  # As `read_samples` gives
     "Samples of `tasks` under lm-eval's own scorer."
     lm_eval, huggingface, manager = _lm_eval()
-    folder = Path(folder).expanduser()
+    folder = check_path(folder, "run_tasks").expanduser()
     with _hushed(not show_progress):
         index = manager.TaskManager(include_path=str(folder), include_defaults=False)
         known = index.all_subtasks

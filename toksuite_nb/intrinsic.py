@@ -26,7 +26,16 @@ import polars as pl
 from rapidfuzz.distance import Levenshtein
 import regex
 
-from .core import Column, FrameSchema, check_frame, content_hash, derive_rng, progress
+from toksuite_nb.core import (
+    Column,
+    FrameSchema,
+    check_frame,
+    check_kind,
+    check_seed,
+    content_hash,
+    derive_rng,
+    progress,
+)
 from .text import UnknownName, check_lang, check_text, graphemes, nearest
 from toksuite_nb.tokenizer import (
     BytePairTokenizer,
@@ -41,14 +50,26 @@ def fertility(
     n_tokens: Int[np.ndarray, "words"],  # Tokens of each word, special tokens not counted
 ) -> float | None:  # None without words
     "Mean tokens per word."
-    return float(np.mean(n_tokens)) if len(n_tokens) else None
+    counts = _values(n_tokens, "fertility")
+    return float(np.mean(counts)) if len(counts) else None
 
 
 def pcw(
     n_tokens: Int[np.ndarray, "words"],  # Tokens of each word, special tokens not counted
 ) -> float | None:  # In [0, 1]; None without words
     "Proportion of continued words: share of words with two tokens or more."
-    return float(np.mean(np.asarray(n_tokens) >= 2)) if len(n_tokens) else None
+    counts = _values(n_tokens, "pcw")
+    return float(np.mean(counts >= 2)) if len(counts) else None
+
+
+def _values(values: Any, where: str) -> np.ndarray:
+    "`values` as an array, or an error if they are no list of numbers."
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{where}: needs a list or an array of numbers, got {values!r:.60}. Pass one number each, and leave nulls out."
+        )
+    return array
 
 # %% ../nbs/22_intrinsic.ipynb #47315744
 def parity(
@@ -63,7 +84,7 @@ def parity(
             f"parity: aggregation must be 'mean_of_ratios' or 'ratio_of_sums', got {aggregation!r}. The published value is the "
             "mean of ratios."
         )
-    own, reference = np.asarray(n_tokens), np.asarray(n_tokens_ref)
+    own, reference = _values(n_tokens, "parity"), _values(n_tokens_ref, "parity")
     if len(own) != len(reference) or (reference < 1).any():
         raise ValueError(
             f"parity: every sentence needs a reference translation of at least one token, got {len(own)} sentences, "
@@ -78,7 +99,8 @@ def gini(
     values: Float[np.ndarray, "languages"],  # One value per language, >= 0
 ) -> float | None:  # In [0, 1 - 1/k]; None with fewer than two languages or only zeros
     "Gini coefficient: 0 is equal."
-    return None if len(values) < 2 or not np.any(values) else float(_gini(np.asarray(values, dtype=float)))
+    array = _values(values, "gini")
+    return None if len(array) < 2 or not np.any(array) else float(_gini(array.astype(float)))
 
 
 def _gini(values: np.ndarray) -> np.ndarray:
@@ -91,6 +113,9 @@ def lorenz(
     values: Mapping[str, float],  # Value of each language, >= 0
 ) -> pl.DataFrame:  # `lang`, `languages` and `share`, both cumulative in [0, 1]; starts at (0, 0)
     "The Lorenz curve: what share of the total the lowest share of the languages has."
+    check_kind(
+        values, Mapping, "lorenz", "values must be a mapping of languages to numbers", "Name each value's language."
+    )
     ordered = sorted(values.items(), key=lambda pair: (pair[1], pair[0]))
     total = math.fsum(values.values())
     running = accumulate((value for _, value in ordered), initial=0.0)
@@ -111,7 +136,8 @@ def renyi_efficiency(
     alpha: float,  # Order, >= 0; larger weighs frequent ids more
 ) -> float | None:  # In [0, 1]; None without tokens or with a vocabulary of one id
     "Rényi entropy of the ids, as a share of the largest possible."
-    seen = np.sort(np.asarray(counts)[np.asarray(counts) > 0])
+    given = _values(counts, "renyi_efficiency")
+    seen = np.sort(given[given > 0])
     if not len(seen) or vocab_size < 2:
         return None
     p = seen / seen.sum()
@@ -1301,6 +1327,7 @@ def intrinsic(
     show: bool = True,  # A bar with the time left, where it takes more than a few seconds
 ) -> pl.DataFrame:  # `metric_schema`, led by the column `by` where one is given
     "Intrinsic metrics of every tokenizer in every language of the texts, in one pass."
+    check_seed(seed, "intrinsic")
     loaded = load_tokenizers(tokenizers, "intrinsic")
     options = (reference, lang, segmenter, punctuation, special_tokens, alphas, metrics, draws, seed, show)
     if by is None:
@@ -1694,6 +1721,7 @@ def compare(
     show: bool = True,  # As in `intrinsic`
 ) -> Comparison:  # Frames to read and to draw
     "Tokenizers side by side: every intrinsic metric in every language and over all, what vocabularies share, and who pays."
+    check_seed(seed, "compare")
     loaded = load_tokenizers(tokenizers, "compare")
     measured = _measure(
         texts, loaded, reference, lang, segmenter, punctuation, special_tokens, (1, 2, 2.5), metrics, draws, seed, show

@@ -25,7 +25,7 @@ import polars as pl
 import traitlets
 
 from .charts import efficiency_chart
-from .core import content_hash
+from .core import check_frame, check_path, content_hash
 from .efficiency import Calibration, forecast, preset, presets
 from .store import atomic_write
 from .text import check_text, visible
@@ -37,6 +37,7 @@ def label_queue(
     prompts: Sequence[str] | None = None,  # The pool that `i` counts
 ) -> pl.DataFrame:  # The frame, with `prompt`, `example` (its name) and `why_not` (`empty`, `duplicate` or null)
     "The examples to label, with what cannot be asked and what need not be asked twice."
+    check_frame(examples, None, "label_queue")
     if "prompt" not in examples.columns and prompts is not None and "i" in examples.columns:
         outside = [i for i in examples["i"].to_list() if i is None or not 0 <= i < len(prompts)]
         if outside:
@@ -102,7 +103,7 @@ def read_journal(
     path: Path | str,  # A journal; it need not exist
 ) -> list[dict[str, Any]]:  # Its lines, without the head
     "The lines of a journal; a last line that was cut short is left out."
-    path = Path(path)
+    path = check_path(path, "read_journal")
     whole = path.read_bytes() if path.exists() else b""
     lines, bad = [], []
     for number, raw in enumerate(whole[: whole.rfind(b"\n") + 1].splitlines(), 1):
@@ -320,7 +321,9 @@ class LabelingDesk:
         finish: Callable[[pl.DataFrame], Any]
         | None = None,  # What to do with the labelled rows when asked for the forecast, e.g. `partial(label_forecast, ...)`
     ):
-        self.queue, self.path, self.labels = label_queue(examples, prompts), Path(path), tuple(labels)
+        check_frame(examples, None, "LabelingDesk")
+        self.path = check_path(path, "LabelingDesk")
+        self.queue, self.labels = label_queue(examples, prompts), tuple(labels)
         self.show, self.finish, self.result = tuple(show), finish, None
         self._check_arguments()
         self.lines, self._size = list[Mapping[str, Any]](), -1
@@ -445,7 +448,7 @@ class LabelingDesk:
         path: Path | str,  # File ending in `.jsonl`, `.csv` or `.parquet`
     ) -> Path:  # The file, whole or not there at all
         "Write the answered examples with all their columns."
-        path = Path(path)
+        path = check_path(path, "export")
         writers: dict[str, Any] = {
             ".jsonl": pl.DataFrame.write_ndjson,
             ".csv": pl.DataFrame.write_csv,
@@ -580,6 +583,11 @@ def label_forecast(
     from toksuite_nb.coslow import cos_low
     from toksuite_nb.gradients import as_model, examples_from_text, gradient_gram
 
+    check_frame(labelled, None, "label_forecast")
+    if missing := [name for name in ("prompt", "label") if name not in labelled.columns]:
+        raise ValueError(
+            f"label_forecast: needs the columns 'prompt' and 'label', got {labelled.columns} without {missing}. Pass desk.labelled, or rename them."
+        )
     if labelled.height < 2:
         raise ValueError(
             f"label_forecast: needs at least 2 labelled examples, got {labelled.height}. Label more of them; the published value takes 32."

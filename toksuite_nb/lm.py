@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 import numpy as np
 import torch
 
-from .core import progress
+from .core import check_kind, progress
 
 # %% ../nbs/31_lm.ipynb #2059386c
 @dataclass(frozen=True)
@@ -671,6 +671,7 @@ def load_lm(
     device: str = "cpu",  # E.g. `"cuda"`
 ) -> LM:  # In evaluation mode
     "Causal language model from a folder or the hub, with its tokenizer."
+    check_kind(source, (str, Path), "load_lm", "needs a folder or a name on the hub", "For a model in memory: LM(...).")
     folder = Path(source).expanduser()
     if isinstance(source, Path) or str(source).startswith((".", "/", "~")) or folder.exists():
         missing = [what for what in ("config.json", "*.safetensors") if not list(folder.glob(what))]

@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 import regex
 
-from .core import check_frame, derive_rng, edit_dtype, item_schema, progress
+from .core import check_frame, check_kind, check_seed, edit_dtype, item_schema, progress
 from .edits import Edit, EditedText, EditRows, compose
 from toksuite_nb.text import (
     Protect,
@@ -87,7 +87,7 @@ class Perturbation:
         problems = [f"langs with unknown {unknown}, known are {list(languages)}"] * bool(unknown)
         problems += ["no langs"] * (not self.langs) + [f"target {self.target!r}"] * (self.target not in _targets)
         problems += [f"name {self.name!r}"] * (
-            not self.name.isidentifier() or self.name != self.name.lower() or self.name == "canonical"
+            not str(self.name).isidentifier() or self.name != str(self.name).lower() or self.name == "canonical"
         )
         if problems:
             raise ValueError(
@@ -176,7 +176,7 @@ class Draws(np.random.Generator):
     ) -> "Draws":  # `self`, at the beginning of the stream of exactly this seed and these names
         "Begin the stream of `seed`, `what` and `part`."
         if type(seed) is not int or seed < 0:
-            derive_rng(seed)  # refuses what is no seed
+            check_seed(seed, "perturb")
         self._owner = seed, what
         self._named = named = f"{int(seed)} {len(what)} {what}{part}".encode("utf-8", "surrogatepass")
         self._block = list(_eight(blake2b(named).digest()))
@@ -945,7 +945,7 @@ def _check_call(
     for lang in items["lang"].unique().sort():
         check_lang(lang, where)
     _check_severity(severity, where)
-    derive_rng(seed)
+    check_seed(seed, where)
     problems: list[tuple[str, str]] = []  # what is wrong, and what to do about it
     if not names or len({str(name) for name in names}) < len(names):
         problems.append((f"names must be distinct and at least one, got {names!r}", "Name each perturbation once."))
@@ -1252,6 +1252,9 @@ def side_by_side(
     severity: float | int = 1.0,  # Strength in [0, 1]
 ) -> SideBySide:  # One row per text
     "What a perturbation makes of a text of each language."
+    check_kind(
+        texts, Mapping, "side_by_side", "texts must be a mapping of languages to texts", 'E.g. {"en": "a text"}.'
+    )
     chosen = dict.fromkeys(texts, names) if isinstance(names, str) else dict(names)
     if missing := [lang for lang in texts if lang not in chosen]:
         raise ValueError(

@@ -31,6 +31,7 @@ from toksuite_nb.core import (
     Column,
     FrameSchema,
     check_frame,
+    check_seed,
     derive_rng,
     drop_schema,
     item_schema,
@@ -199,7 +200,8 @@ def minimum_detectable_drop(
     "Smallest drop over `n` items with an exact McNemar p below `alpha`; with `power`, smallest true drop that has one so often."
     in_range = alpha > 0 and (power is None or alpha < power) and max(alpha, power or 0) < 1
     whole = power is not None or float(reverse).is_integer()
-    if not float(n).is_integer() or n < 1 or not 0 <= reverse < np.inf or not whole or not in_range:
+    number = isinstance(n, (int, float, np.integer))
+    if not number or not float(n).is_integer() or n < 1 or not 0 <= reverse < np.inf or not whole or not in_range:
         raise ValueError(
             f"minimum_detectable_drop: needs a whole number n >= 1, reverse >= 0 (whole without power), 0 < alpha < 1 and power between alpha and 1, got n={n}, "
             f"reverse={reverse}, alpha={alpha}, power={power}. Pass the number of paired items."
@@ -246,12 +248,12 @@ def holm(
 
 
 def _p_values(p: Any, where: str) -> np.ndarray:
-    p = np.asarray(p, dtype=float)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+    p = np.asarray(p)
+    if p.ndim != 1 or p.dtype.kind not in "biuf" or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(
             f"{where}: p-values must lie in [0, 1], got {p}. Leave out tests without a p-value: they do not count."
         )
-    return p
+    return p.astype(float)
 
 
 def benjamini_hochberg(
@@ -508,6 +510,7 @@ def drops(
     "Item-paired drop of every cell with exact tests, clustered intervals and minimum detectable drop."
     check_frame(verdicts, verdict_schema, "drops")
     check_frame(items, item_schema, "drops")
+    check_seed(seed, "drops")
     _check_by(by, items)
     if interval not in interval_methods:
         raise ValueError(
@@ -773,6 +776,7 @@ def simulate_sets(
             f"simulate_sets: needs n_sets >= 2, per_set >= 1, runs >= 1, chances in [0, 1], canonical above 0 and within in [0, 1), got n_sets={n_sets}, "
             f"per_set={per_set}, runs={runs}, {chance}, within={within}. See the figures of the lesson."
         )
+    check_seed(seed, "simulate_sets")
     rng = derive_rng(seed, "simulate", n_sets, per_set, *(str(v) for v in (canonical, lost, gained, within, shared)))
 
     def chances(mean: float) -> np.ndarray:
@@ -889,6 +893,7 @@ def compare_models(
     "Paired differences of the drops of every two models over the same items."
     check_frame(verdicts, verdict_schema, "compare_models")
     check_frame(items, item_schema, "compare_models")
+    check_seed(seed, "compare_models")
     pairs = _pairs(verdicts, items, "compare_models")
     pairs = pairs.with_columns(pl.lit("all").alias("lang")) if pooled else pairs
     if pairs.select("model", "tokenizer").n_unique() < 2:
@@ -1395,6 +1400,7 @@ def task_drops(
     pl.DataFrame
 ):  # The perturbed rows and `canonical_n`, `canonical` (accuracy), `relative_drop` (null where `canonical` is 0)
     "Relative drop of every task against its whole canonical set, as a point estimate."
+    check_frame(accuracies, None, "task_drops")
     needed = {"model", "lang", "task", "category", "n", metric}
     if missing := sorted(needed - set(accuracies.columns)):
         raise ValueError(
@@ -1451,6 +1457,8 @@ def robustness_table(
             f"robustness_table: definition must be one of {list(table_definitions)}, got {definition!r}. "
             "They give different numbers: choose the one you compare with."
         )
+    check_frame(accuracies, None, "robustness_table")
+    check_seed(seed, "robustness_table")
     tasks = task_drops(accuracies, metric=metric).with_columns(pl.col(metric).alias("accuracy"))
     if definition == "paper":
         extra = pl.col("task").replace_strict(_paper_adds, default=None, return_dtype=pl.String)
@@ -1581,6 +1589,8 @@ def column_drops(
             f"column_drops: definition must be one of {list(table_definitions)}, got {definition!r}. "
             "They give different numbers: choose the one you compare with."
         )
+    check_frame(accuracies, None, "column_drops")
+    check_seed(seed, "column_drops")
     named = {task for tasks in columns.values() for task in tasks}
     if not columns or (absent := sorted(named - set(accuracies["task"]))):
         raise ValueError(
@@ -1693,6 +1703,8 @@ def beside_published(
     draws: int = 2000,  # Posterior draws
 ) -> pl.DataFrame:  # `beside_schema`, sorted by rank
     "Your models among the fourteen published ones, with intervals of the mean drop and of the rank."
+    check_frame(accuracies, None, "beside_published")
+    check_seed(seed, "beside_published")
     both, tasks = _beside(accuracies, items, definition)
     point = _wide_drops(tasks, tasks["category"].unique(maintain_order=True).to_list(), definition, seed, 0).select(
         "model", drop="Avg"

@@ -37,7 +37,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from .core import content_hash, progress
+from .core import check_kind, check_path, content_hash, progress
 from .store import atomic_write
 
 # %% ../nbs/02_run.ipynb #47759e34
@@ -45,7 +45,7 @@ def path_hash(
     path: Path | str,  # A file, or a folder with everything below it
 ) -> str:  # 32 hexadecimal digits
     "Name of the content of a file or folder."
-    path = Path(path)
+    path = check_path(path, "path_hash")
     if not path.exists():
         raise FileNotFoundError(f"path_hash: needs a file or folder, got {path}, which does not exist. Check the path.")
     if path.is_file():
@@ -243,7 +243,7 @@ class ResultStore:
         self,
         folder: Path | str,  # Made if it does not exist; one store may have many writers
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = check_path(folder, "ResultStore")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -475,6 +475,13 @@ Executor = InProcess | Processes | RayCluster
 Report = tuple[str, float, str]
 
 
+def _cells(cells: Iterable[Cell], where: str) -> Iterator[Cell]:
+    "The same cells, each looked at as it comes."
+    rule, advice = "cells must be a list or a generator of Cell", "Make each with Cell(function, inputs)."
+    check_kind(cells, Iterable, where, rule, advice)
+    return (check_kind(cell, Cell, where, rule, advice) for cell in cells)
+
+
 def run_cells(
     cells: Iterable[
         Cell
@@ -491,12 +498,15 @@ def run_cells(
         raise ValueError(
             f"run_cells: on_error must be 'raise' or 'keep' and ahead at least 1, got {on_error!r} and {ahead!r}. Correct them."
         )
+    rule = "executor must be InProcess(), Processes(...) or RayCluster(...)"
+    check_kind(executor, tuple(_drivers), "run_cells", rule, "Leave it out for this process.")
+    given = _cells(cells, "run_cells")
     store = store if isinstance(store, ResultStore) else ResultStore(store)
     store.refresh()
     asked: dict[str, tuple[str, str]] = {}
 
     def missing() -> Iterator[Cell]:
-        for cell in cells:
+        for cell in given:
             if cell.key not in asked:
                 asked[cell.key] = (cell.name, cell.group)
                 if cell.key not in store._found:
@@ -838,7 +848,7 @@ def write_plan(
     path: Path | str,  # Where the plan is written, e.g. `"plan.jsonl"`
 ) -> Path:  # `path`
     "Write cells to a file, one per line, for `python -m toksuite_nb.run plan`."
-    unique = {cell.key: cell for cell in cells}
+    unique = {cell.key: cell for cell in _cells(cells, "write_plan")}
     _importable(list(unique.values()), "write_plan")
     ordered = sorted(unique.values(), key=lambda cell: (cell.group, cell.key))
     with atomic_write(path) as part:
@@ -856,8 +866,11 @@ def read_plan(
     i, n = (int(part[1]), int(part[2])) if part else (0, 0)
     if not 1 <= i <= n:
         raise ValueError(f"read_plan: shard must be 'i/n' with 1 <= i <= n, got {shard!r}. Pass e.g. shard='3/10'.")
+    path = check_path(path, "read_plan")
+    if not path.is_file():
+        raise FileNotFoundError(f"read_plan: needs the file of a plan, got {str(path)!r}. Write one with write_plan.")
     # a broken byte becomes a character that the line's checksum does not fit
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [_from_spec(line) for line in lines[(i - 1) * len(lines) // n : i * len(lines) // n]]
 
 
@@ -869,8 +882,10 @@ def slurm_script(
     options: Mapping[str, str] = {},  # Further `#SBATCH` options, e.g. `{"time": "01:00:00", "gres": "gpu:1"}`
 ) -> str:  # Text for `sbatch`
     "Slurm array whose jobs share the work of a plan; submit it again to finish what failed."
-    if shards < 1:
-        raise ValueError(f"slurm_script: shards must be at least 1, got {shards}. Pass the number of jobs.")
+    if not isinstance(shards, int) or shards < 1:
+        raise ValueError(
+            f"slurm_script: shards must be a whole number of at least 1, got {shards!r}. Pass the number of jobs."
+        )
     lines = [
         f"#SBATCH --{name}={value}"
         for name, value in {"job-name": "toksuite", "array": f"1-{shards}", **options}.items()
@@ -900,7 +915,11 @@ def main(
     workers = max(1, given.workers)
     processes: Executor = Processes(workers) if given.workers else InProcess()
     executor = RayCluster(workers, address=given.ray) if given.ray else processes
-    report = run_cells(read_plan(given.plan, shard=given.shard), given.store, executor=executor, on_error="keep")
+    try:
+        cells, store = read_plan(given.plan, shard=given.shard), ResultStore(given.store)
+    except (OSError, ValueError, TypeError) as problem:
+        plan.error(str(problem))
+    report = run_cells(cells, store, executor=executor, on_error="keep")
     failed = report.filter(pl.col("state") == "failed")
     for key, error in failed.select("key", "error").iter_rows():
         print(f"{key} {error}", file=sys.stderr)
@@ -920,7 +939,9 @@ def collect(
 ) -> pl.DataFrame:  # All rows, in the order of the cells
     "One frame of the results of all cells."
     store = store if isinstance(store, ResultStore) else ResultStore(store)
-    asked = list({cell.key: cell for cell in cells}.values())
+    asked = list({cell.key: cell for cell in _cells(cells, "collect")}.values())
+    if not asked:
+        raise ValueError("collect: needs at least one cell, got none. Pass those that run_cells was given.")
     missing = [cell for cell in asked if cell not in store]
     if missing:
         raise KeyError(

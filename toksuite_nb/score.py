@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from .core import check_frame, item_schema, norms, score_schema
+from .core import check_frame, check_kind, item_schema, norms, score_schema
 from .lm import LM, Encodes, TokenPath, common_prefix, load_lm
 
 # %% ../nbs/32_score.ipynb #49a299a9
@@ -56,6 +56,8 @@ def audit_specials(
     options: Sequence[str] = (),  # Further texts, e.g. options of the items to score
 ) -> pl.DataFrame:  # `tokenizer`, `check`, `id` and `evidence` (null where nothing was found), `refused`
     "Special tokens that `tokenizer` adds to texts, and whether scoring with them is refused."
+    rule, advice = "needs a tokenizer with name, specials and encode", "Wrap it with load_tokenizer(...)."
+    check_kind(tokenizer, Encodes, "audit_specials", rule, advice)
     texts = ["a", "b c", "7 8 9", "x", *options]
     *encoded, empty = _encoded(tokenizer, [*texts, ""])
     unknown = tokenizer.specials.get("unk")
@@ -508,6 +510,7 @@ def predictions(
     pl.DataFrame
 ):  # `model`, `tokenizer`, `rule`, `item_id`, `norm`, `prediction` (lowest of the tied), `tied`, `disputed`
     "Answer to every item under each rule and norm; null where the item was not scored."
+    check_frame(scores, score_schema, "predictions")
     keys, value = ["model", "tokenizer", "item_id", "norm"], pl.col("value")
     parts = []
     for (rule,), part in scores.group_by("rule", maintain_order=True):
@@ -551,7 +554,7 @@ def rule_changes(
     norm: str | Sequence[str] = norms,  # As for `choice_scores`
 ) -> pl.DataFrame:  # `model`, `tokenizer`, `rule`, `norm`, `n`, `unscored`, `changed`, `share` (of the `n` items scored by both), `merged`
     "How many answers each rule changes against `reference`."
-    there = scores["rule"].unique().sort().to_list()
+    there = check_frame(scores, score_schema, "rule_changes")["rule"].unique().sort().to_list()
     if reference not in there or len(there) < 2:
         raise ValueError(
             f"rule_changes: needs scores of {reference!r} and of another rule, got {there}. Call score_rules(model, tokenizer, items)."

@@ -26,7 +26,7 @@ import safetensors.torch
 from scipy.stats import rankdata
 import torch
 
-from .core import check_frame, content_hash, curve_schema, derive_rng, progress
+from .core import check_frame, check_path, check_seed, content_hash, curve_schema, derive_rng, progress
 from .coslow import confidence, cos_low, select_low_confidence
 from .efficiency import anchors, efficiency_points, efficiency_table
 from .finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
@@ -334,7 +334,11 @@ def load_study_model(
     member: str = "bpe",  # Model of the suite that it was trained from, one of `study_members`
 ) -> SuiteModel:  # Model in float32, with the tokenizer of that member
     "A model that the study starts from."
-    path = _embedded("model.safetensors", member) if folder is None else Path(folder) / "model.safetensors"
+    path = (
+        _embedded("model.safetensors", member)
+        if folder is None
+        else check_path(folder, "load_study_model") / "model.safetensors"
+    )
     start = load_suite(names=[member])[member]
     start.model.load_state_dict(safetensors.torch.load_file(path))
     return SuiteModel(f"{member}-stage", start.model.float().eval(), start.tokenizer, path.parent)
@@ -361,6 +365,7 @@ def study_measures(
     pool: int = 640,  # Prompts to answer
 ) -> dict[str, float | int | None]:  # `cos_low`, `cos_low_low`, `cos_low_high`, and one number for each rival
     "CoS-Low of a task and the numbers it is compared with."
+    check_seed(seed, "study_measures")
     rows = pool_order(task, seed=seed)[:pool]
     said = confidence(model, tokenizer, [task.prompts[i] for i in rows], batch_size=128, show=False)
     picked = select_low_confidence(said, seed=seed)["i"].to_list()
@@ -574,6 +579,8 @@ def compare_predictors(
     draws: int = 4000,  # Resamplings of the tasks
 ) -> pl.DataFrame:  # `predictor`, `n`, `pearson` with `low` and `high`; `spearman`, `error` (mean absolute, left out) and `gain`, each with `_low` and `_high`; `baseline`, `level`, `draws`, `seed`
     "Correlation of each predictor with the area, and its leave-one-out error beside the mean of the others."
+    check_frame(table, None, "compare_predictors")
+    check_seed(seed, "compare_predictors")
     _check_comparison(table, predictors, level, draws)
     table = table.sort("auc", *predictors)  # so that the draws do not depend on the order of the rows
     area = table["auc"].to_numpy()

@@ -34,7 +34,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from .core import content_hash, derive_rng
+from .core import check_kind, check_path, content_hash, derive_rng
 from .items import cldr_sentences, make_items
 from .store import atomic_write, data_dir, data_path, manifest, register_data
 from .supervocab import token_keys
@@ -75,6 +75,10 @@ class SuiteConfig:
     precision: Literal["float32", "bfloat16"] = "float32"  # Of the matrix products; weights are updated in float32
 
     def __post_init__(self) -> None:
+        if isinstance(self.tokenizers, str) or not isinstance(self.tokenizers, Iterable):
+            raise TypeError(
+                f"SuiteConfig: tokenizers must be a list of recipes, got {self.tokenizers!r:.60}. Put a single one into a list."
+            )
         pairs = list(self.loaded.items()) if isinstance(self.loaded, Mapping) else list(self.loaded)
         object.__setattr__(self, "loaded", tuple((str(name), str(spec)) for name, spec in pairs))
         object.__setattr__(self, "tokenizers", tuple(self.tokenizers))
@@ -114,7 +118,12 @@ def read_config(
     path: Path | str,  # What `SuiteConfig.write` wrote, a `suite.json` or a `training.json`
 ) -> SuiteConfig:  # The configuration
     "A configuration from its file."
-    given = json.loads(Path(path).read_text(encoding="utf-8"))
+    path = check_path(path, "read_config")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"read_config: needs the file of a configuration, got {str(path)!r}. Write one with SuiteConfig.write."
+        )
+    given = json.loads(path.read_text(encoding="utf-8"))
     given = given.get("config", given) if isinstance(given, dict) else {}
     known = {field.name for field in fields(SuiteConfig)}
     if not given or set(given) - known:
@@ -124,6 +133,11 @@ def read_config(
         )
     lists = {"tokenizers": tuple, "loaded": lambda pairs: tuple(map(tuple, pairs))}
     return SuiteConfig(**{key: lists.get(key, lambda value: value)(value) for key, value in given.items()})
+
+
+def _check_config(config: Any, where: str) -> None:
+    advice = "Make one with SuiteConfig(...), or read one with read_config(path)."
+    check_kind(config, SuiteConfig, where, "config must be a SuiteConfig", advice)
 
 
 def _size_problems(config: SuiteConfig) -> list[str]:
@@ -184,6 +198,7 @@ def suite_corpus(
     pl.DataFrame
 ):  # `document`, `lang`, `kind` (`statement`, `pair`, `names`, `notation`), `text`; one row is a document
     "Documents about CLDR facts in five languages, and about notation if the data say so."
+    _check_config(config, "suite_corpus")
     if config.data not in ("cldr", "cldr+notation"):
         raise ValueError(
             f"suite_corpus: data must be 'cldr' or 'cldr+notation', got {config.data!r}. Read other corpora with read_corpus."
@@ -372,6 +387,7 @@ def read_corpus(
     config: SuiteConfig,  # Its `data`
 ) -> pl.DataFrame | TextStream:  # A frame with `text`, or a stream
     "The corpus that a configuration names."
+    _check_config(config, "read_corpus")
     if config.data in ("cldr", "cldr+notation"):
         return suite_corpus(config)
     if config.data.startswith("hub:"):
@@ -395,6 +411,7 @@ def train_tokenizers(
     corpus: pl.DataFrame,  # Column `text`
 ) -> dict[str, Tokenizer]:  # By recipe, in the order of the configuration
     "Tokenizers learnt from `corpus`, the same in every process, and those that the configuration loads."
+    _check_config(config, "train_tokenizers")
     texts = _texts(corpus, "train_tokenizers")
     loaded = {name: load_tokenizer(spec, name=name) for name, spec in dict(config.loaded).items()}
     return {
@@ -618,6 +635,7 @@ def initial_model(
     tokenizer: Tokenizer,  # Its tokens have their rows
 ) -> Any:  # `LlamaForCausalLM` in float32
     "One untrained model; its weights do not depend on which others there are."
+    _check_config(config, "initial_model")
     keys = token_keys(tokenizer)
     model = _blank_model(config, tokenizer.vocab_size)
     for place, weight in model.named_parameters():
@@ -810,7 +828,8 @@ def train_model(
     sharded: bool = False,  # Whether weights and optimizer are spread over the processes
 ) -> pl.DataFrame:  # `curve_columns`; documents, tokens (predicted) and bytes are those read up to and with this step
     "Train `model` and return its loss curve."
-    folder = None if checkpoint is None else Path(checkpoint)
+    _check_config(config, "train_model")
+    folder = None if checkpoint is None else check_path(checkpoint, "train_model")
     return _train(config, model, tokenizer, texts, show_progress, folder, every, micro_rows, sharded)[0]
 
 
@@ -1084,7 +1103,7 @@ def load_suite(
             f"load_suite: scale and seed choose among the shipped models of a scale, got folder {str(folder)!r}, scale {scale!r} and "
             f"seed {seed}. Give a scale without a folder, and a seed beside a scale only."
         )
-    place = _shipped(scale, seed or 0) if folder is None else Path(folder)
+    place = _shipped(scale, seed or 0) if folder is None else check_path(folder, "load_suite")
     record = _record(place, "load_suite")
     known = [*record["config"]["tokenizers"], *(name for name, _ in record["config"].get("loaded", []))]
     wrong = [name for name in names or [] if name not in known]
@@ -1167,7 +1186,8 @@ def train_suite(
     dict[str, SuiteModel], pl.DataFrame
 ]:  # Models as read back from the folder; their loss curves (`curve_columns`)
     "Train one model per tokenizer of `config` from one initialisation on one corpus."
-    folder, corpus = Path(folder), read_corpus(config) if corpus is None else corpus
+    _check_config(config, "train_suite")
+    folder, corpus = check_path(folder, "train_suite"), read_corpus(config) if corpus is None else corpus
     chosen = config.names if names is None else tuple(names)
     if unknown := [name for name in chosen if name not in config.names]:
         raise KeyError(f"train_suite: unknown models {unknown}. Known are {list(config.names)}.")
@@ -1449,7 +1469,8 @@ def retrain(
     config: SuiteConfig = SuiteConfig(),  # The first six by default
 ) -> dict[str, SuiteModel]:  # The new models
     "Train the first six models again; files under `data/` are entered in the manifest."
-    folder = Path(folder).resolve()
+    _check_config(config, "retrain")
+    folder = check_path(folder, "retrain").resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

@@ -19,6 +19,8 @@ from typing import Any
 
 import regex
 
+from .core import check_kind
+
 # %% ../nbs/10_text.ipynb #a238ac6e
 languages = {"en": "English", "fa": "Farsi", "it": "Italian", "tr": "Turkish", "zh": "Chinese"}
 
@@ -59,11 +61,7 @@ def check_text(
     where: str,  # Public function that asks, for the message
 ) -> str:  # `text` itself
     "`text`, or an error if it is no text or holds a lone surrogate."
-    if not isinstance(text, str):
-        raise TypeError(
-            f"{where}: text must be a str, got {type(text).__name__}. Decode bytes with .decode('utf-8'), and leave nulls out."
-        )
-    if text.isascii():
+    if _check_str(text, where).isascii():
         return text
     try:
         text.encode("utf-8")
@@ -74,6 +72,12 @@ def check_text(
             "Read the source again as UTF-8, or replace it with text.encode('utf-8', 'replace').decode()."
         ) from None
     return text
+
+
+def _check_str(text: Any, where: str) -> str:
+    "`text`, which may hold lone surrogates, or an error if it is no text."
+    advice = "Decode bytes with .decode('utf-8'), and leave nulls out."
+    return check_kind(text, str, where, "text must be a str", advice)
 
 # %% ../nbs/10_text.ipynb #ee12424d
 # a flag is two regional indicators; `\X` alone looks back over a whole run of flags for each, which takes quadratic time
@@ -89,13 +93,15 @@ def graphemes(
     text: str,  # Any string; a lone surrogate is a grapheme of its own
 ) -> list[str]:  # Extended grapheme clusters, which join to `text` again
     "The characters of `text` as a reader counts them."
-    return list(clusters(text))
+    return list(clusters(_check_str(text, "graphemes")))
 
 
 def clusters(
     text: str,  # Any string
 ) -> Sequence[str]:  # The graphemes of `text`: `text` itself where each code point is one, else a tuple
     "The graphemes of `text` without a copy where none is needed."
+    if not isinstance(text, str):  # asked here, as a call would double the time of a short text
+        _check_str(text, "clusters")
     if text.isascii() and "\r" not in text:
         return text
     return _short_clusters(text) if len(text) <= 2000 else _long_clusters(text)
@@ -113,7 +119,7 @@ def skeleton(
     text: str,  # Any string
 ) -> str:  # As many code points as `text` has graphemes
     "`text` with one code point for each grapheme."
-    parts = clusters(text)
+    parts = clusters(_check_str(text, "skeleton"))
     return text if len(parts) == len(text) else "".join([part if len(part) == 1 else _one(part) for part in parts])
 
 
@@ -282,7 +288,8 @@ def user_spans(
     where: str,  # Public function that asks, for the message
 ) -> list[ProtectedSpan]:  # In order; overlapping ones are joined
     "The spans that a user wants left alone."
-    rules: list[Any] = [protect] if isinstance(protect, str) or hasattr(protect, "finditer") else list(protect)
+    alone = isinstance(protect, str) or not isinstance(protect, Iterable)
+    rules: list[Any] = [protect] if alone else list(protect)
     if not rules:
         return []
     length, spans, found = len(clusters(text)), [], []
@@ -333,4 +340,5 @@ def visible(
     text: str,  # Any string, lone surrogates included
 ) -> str:  # The same with `⟨ZWNJ⟩` for what cannot be seen
     "`text` with invisible, bidirectional, control and unassigned characters named."
+    _check_str(text, "visible")
     return _hidden.sub(lambda m: f"⟨{_short.get(m[0]) or unicodedata.name(m[0], f'U+{ord(m[0]):04X}')}⟩", text)

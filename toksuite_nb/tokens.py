@@ -18,7 +18,7 @@ import polars as pl
 import regex
 import traitlets
 
-from .core import check_frame, token_schema
+from .core import check_frame, check_kind, token_schema
 from .text import check_text, visible
 
 # %% ../nbs/51_tokens.ipynb #1e56718a
@@ -29,6 +29,7 @@ def show_bytes(
     piece: bytes,  # Bytes of one token, cut from valid UTF-8
 ) -> str:  # For reading, e.g. `"␣café"` or `"⟨E2 80⟩"`
     "A token's bytes as text to look at: nothing invisible, and parts of characters in hexadecimal."
+    check_kind(piece, bytes, "show_bytes", "piece must be bytes", "Encode a text with .encode().")
     head = match[0] if (match := _partial.match(piece)) else b""
     rest = piece[len(head) :]
     tail = match[0] if rest and (match := _partial.search(rest)) else b""
