@@ -364,7 +364,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         ),
         "a tokenizer of another model": (
             lambda: confidence(Model(), other, ["a"]),
-            "needs a tokenizer with no more ids than the model's 259, got 518. Correct the prompts, or check that",
+            "needs a tokenizer whose tokens of text lie below the model's 259 ids, got others up to 517. Correct the prompts, or check that",
         ),
         "a seed of drops": (
             lambda: drops(unscored, no_items, seed=-1),

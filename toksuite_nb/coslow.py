@@ -104,8 +104,13 @@ def _check_prompts(
     if empty:
         problems.append(f"at least one token in each prompt, got none in {empty[:5]}")
     size = model.get_input_embeddings().weight.shape[0]
-    if len(tok.pieces) > size:
-        problems.append(f"a tokenizer with no more ids than the model's {size}, got {len(tok.pieces)}")
+    beyond = [
+        t for t, piece in enumerate(tok.pieces[size:], size) if piece is not None
+    ]  # a mark that was added later does no harm
+    if beyond:
+        problems.append(
+            f"a tokenizer whose tokens of text lie below the model's {size} ids, got others up to {beyond[-1]}"
+        )
     foreign = [i for i, ids in enumerate(given) if not all(0 <= t < size for t in ids)]
     if foreign:
         problems.append(f"token ids in [0, {size}), got others in {foreign[:5]}")
