@@ -340,15 +340,21 @@ _unseen = regex.compile(r"[\p{Cf}\u034f]+")
 def _fuses(parts: Sequence[str], edit: Edit, single: bool) -> bool:
     # whether the edit makes one grapheme of two, as a space that is taken away from before a lone accent would
     target = edit.target
-    if single and target.isascii():
-        return False
-    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
-    if not _clinging.search(before[-1:] + target[:1] + target[-1:] + after[:1]):
+    if single and (target.isascii() or not _clings(target[:1] + target[-1:])):
         return False
     if target and _unseen.fullmatch(target):
         return False  # joiners are put in on purpose
+    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
+    if not _clings(before[-1:] + target[:1] + target[-1:] + after[:1]):
+        return False
     ends = set(accumulate(map(len, clusters(before + target + after)), initial=0))
     return not {len(before), len(before) + len(target)} <= ends
+
+
+@lru_cache(maxsize=10_000)
+def _clings(meeting: str) -> bool:
+    # a long text has the same few letters meet many thousands of times
+    return _clinging.search(meeting) is not None
 
 
 def _outside(spans: Sequence[ProtectedSpan], places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
