@@ -814,7 +814,7 @@ def _persian_twin(letter: str, joiner: str, after: str) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _twins(part: str) -> tuple[str, str, Sequence[str]]:
+def _twins(part: str) -> tuple[str, str, list[str]]:
     letter, joiner = bare_letter(part)
     return letter, joiner, look_alikes(letter)
 
@@ -846,7 +846,7 @@ _never_join = frozenset("اآأإدذرزژوؤة")
 
 
 @lru_cache(maxsize=10_000)
-def _unseen_after(part: str, lang: str) -> Sequence[str]:
+def _unseen_after(part: str, lang: str) -> list[str]:
     letter, joiner = bare_letter(part)
     if joiner:
         return []
