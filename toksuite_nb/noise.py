@@ -33,6 +33,7 @@ from toksuite_nb.perturb import (
     register,
     sample_columns,
     sample_places,
+    sample_rows,
 )
 from .store import atomic_write, data_dir, data_path, register_data
 from .text import clusters, graphemes, lower, skeleton, upper
@@ -819,16 +820,18 @@ def _twins(part: str) -> tuple[str, str, list[str]]:
     return letter, joiner, look_alikes(letter)
 
 
-def _homoglyphs(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, places = graphemes(text), []
+def _homoglyphs(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
+    parts, rows = graphemes(text), []
     for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):
         letter, joiner, twins = _twins(part)
         if not twins and lang == "fa":
             twin = _persian_twin(letter, joiner, after)
             twins = [twin] if twin else []
         if twins:
-            places.append(Edit(i, i + 1, part, twins[rng.integers(len(twins))] + joiner))
-    return choose_edits(text, places, rng, severity, "no letter with a look-alike in another block")
+            rows.append((i, i + 1, twins[rng.integers(len(twins))] + joiner))
+    if not rows:
+        return NotApplicable("no letter with a look-alike in another block")
+    return sample_rows(text, rows, rng, severity)
 
 
 homoglyphs = register(Perturbation(
@@ -854,13 +857,15 @@ def _unseen_after(part: str, lang: str) -> list[str]:
     return [c for c in zero_width_characters.values() if c != visible]
 
 
-def _zero_width(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, places = graphemes(text), []
+def _zero_width(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
+    parts, rows = graphemes(text), []
     for run in letter_runs(parts):
         for i in run[1:]:
             if unseen := _unseen_after(parts[i - 1], lang):
-                places.append(Edit(i, i, "", unseen[rng.integers(len(unseen))]))
-    return choose_edits(text, places, rng, severity, "no gap between two letters of a word")
+                rows.append((i, i, unseen[rng.integers(len(unseen))]))
+    if not rows:
+        return NotApplicable("no gap between two letters of a word")
+    return sample_rows(text, rows, rng, severity)
 
 
 zero_width = register(Perturbation(
