@@ -1,6 +1,7 @@
 """What the notebook cannot show of items: every embedded row, every file format, hostile records, and the released sample."""
 
 import json
+import math
 import re
 import unicodedata
 from fractions import Fraction
@@ -16,6 +17,7 @@ from toksuite_nb import items as items_module
 from toksuite_nb.core import check_frame, item_schema
 from toksuite_nb.edits import EditedText
 from toksuite_nb.items import (
+    _at_least,
     audit,
     cldr_facts,
     cldr_sentences,
@@ -697,6 +699,9 @@ def test_the_known_defects_of_the_released_rows_are_found():
         ("302-0.3", "A5"), ("302-2.7", "A5"), ("302-2.9", "A5"), ("303-0.38", "A6"), ("312-4.2", "A6"), ("316-0.2", "A1"), ("317-0.2", "A1"),
         ("333-0.2", "A1"), ("335-0.2", "A1"), ("336-0.3", "A1"),
     ]  # fmt: skip
+    assert report.filter(pl.col("what").str.contains("another gold|A10 gold is mostly|A10 gold far")).is_empty()
+    alone = audit(items.filter(pl.col("perturbation") != "canonical"))
+    assert alone.filter(pl.col("what").str.contains("another gold"))["item_id"].to_list() == ["312-4.2"]
     hits = {(row["item_id"], row["what"].split()[0], row["severity"]) for row in report.iter_rows(named=True)}
     named = [  # what the specification names among these rows, besides the errors above
         *((item, "A2") for item in ("604-1.4", "604-1.5", "604-1.6", "640-1.4", "640-1.5", "604-1.22", "640-1.20", "642-1.20", "643-1.21", "644-1.24", "670-1.28")),
@@ -758,6 +763,13 @@ def row(item_id, question, perturbation="canonical", lang="en", **fields):
         ([row("1-a", "The sky is", "colloquial")], "G7 no canonical", "warning"),
         ([row("1-c", "The sky is"), row("1-a", "The sky's", "contractions", answer=1, choices=["red", "blue", "green", "grey"])], "G22", "note"),
         ([row("1-c", "The sky is"), *(row(f"1-{i}", f"The {'s' * i}ky is", "letter_repetition_for_emphasis") for i in range(2, 8))], "A18", "note"),
+        ([row("1-c", "The sky is", choices=["blue", "all of the colours", "red"]), row("2-c", "The sky is", choices=["all of the colours", "red", "blue"])], "A6 another gold than its double", "error"),
+        ([row("1-c", "A week has", choices=["7", "5", "6"]), row("1-f", "هفته", lang="fa", choices=["۶ روز", "۷ روز", "۵ روز"])], "A6 another gold than its translations", "warning"),
+        ([row("1-a", "A wee has", "ocr_errors", choices=["7", "5", "6"]), row("1-b", "a week has", "lowercase", choices=["5", "7", "8"])], "A6 another gold than its siblings", "warning"),
+        ([row("1-c", "The sky is", choices=["blue as far as the eye can see", "red", "green", "grey"])], "A10 gold far longer", "note"),
+        ([row("1-c", "The sky is", choices=["blue", *(f"{c} as far as the eye can see" for c in ("red", "green", "grey"))])], "A10 gold far shorter", "note"),
+        ([row(f"{i}-c", f"Sky {i} is", choices=["light blue", "red", "green", "grey"]) for i in range(7)], "A10 gold is mostly the longest", "warning"),
+        ([row(f"{i}-c", f"Sky {i} is", choices=["dim", "blue", "green", "grey"]) for i in range(7)], "A10 gold is mostly the shortest", "warning"),
     ],
 )  # fmt: skip
 def test_a_planted_defect_is_found(rows, what, severity):
@@ -784,6 +796,11 @@ def test_a_planted_defect_is_found(rows, what, severity):
         [row("1-c", "The color of the sky on Monday is"), row("1-a", "The colour of the skie on Mondaye is", "historical_spelling")],
         [row("1-c", "He is a surgeon here. His job is"), row("1-a", "surgeon job", "web_search_query")],
         [row("1-a", "The sky's color is", "contractions")],
+        [row("1-c", "The odd one out is", choices=["car", "pear", "apple"]), row("2-c", "The odd one out is", choices=["apple", "car", "bus"])],
+        [row("1-c", "It is", choices=["29 August", "28 August"]), row("1-i", "Costa", lang="it", choices=["28 euro", "30 euro"])],
+        [row(f"1-{i}", f"Is {i} odd?", choices=[("no", "yes")[i % 2], ("yes", "no")[i % 2]]) for i in range(4)],
+        [row(f"{i}-c", f"Sky {i} is", choices=["light blue", "red", "green", "grey"]) for i in range(6)],
+        [row(f"1-{i}", f"Sky {'!' * i} is", "ocr_errors", choices=["light blue", "red", "green", "grey"]) for i in range(9)],
         [
             *(row(f"{i}-c", f"Set {i} is", choices=c) for i, c in ((1, ["7", "5", "6", "8"]), (2, ["blue", "red", "tan", "grey"]))),
             row("1-a", "S-E-T 1 I-S", "hyphenated_spelling", choices=["7", "5", "6", "8"]),
@@ -794,6 +811,23 @@ def test_a_planted_defect_is_found(rows, what, severity):
 def test_a_near_miss_is_no_alarm(rows):
     report = audit(make_items(rows)).filter(pl.col("severity") != "note", ~pl.col("what").str.starts_with("G7"))
     assert report.is_empty(), report.rows()
+
+
+def test_lengths_are_counted_once_for_the_variants_of_a_set():
+    rows = [row(f"{i}-c", f"Sky {i} is", choices=["light blue", "red", "green", "grey"]) for i in range(7)]
+    same = [row(f"{i}-a", f"sky {i} is", "lowercase", choices=["light blue", "red", "green", "grey"]) for i in range(7)]
+    own = [row(f"{i}-b", f"SKY {i} IS", "uppercase", choices=["LIGHT BLUE", "RED", "GREEN", "GREY"]) for i in range(7)]
+    hits = audit(make_items(rows + same + own)).filter(pl.col("what").str.contains("mostly"))
+    assert hits["evidence"].to_list() == [
+        f"en {name}: in 7 of 7 sets with one such option, 1.8 by chance" for name in ("canonical", "uppercase")
+    ]
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 20])
+def test_the_chance_of_a_count_is_binomial_for_equal_chances(n):
+    for count in range(n + 1):
+        tail = sum(math.comb(n, k) * 0.25**k * 0.75 ** (n - k) for k in range(count, n + 1))
+        assert _at_least(count, [0.25] * n) == pytest.approx(tail)
 
 
 def test_a_subset_that_mixes_its_targets_names_the_rows():

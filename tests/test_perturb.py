@@ -692,6 +692,30 @@ def test_places_are_sampled_like_candidates(toy):
     assert set(made[0].edits) < set(made[1].edits) < set(made[2].edits)
 
 
+@pytest.mark.parametrize("name", ["homoglyphs", "zero_width"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The sky\n",
+        " a colour of it ",
+        "see $x$ or colour",
+        "ne\u0301e en 👩‍👩‍👧 colour",
+        "می‌رود \u202eabc\u202c",
+        "人 of 天",
+    ],
+)
+@pytest.mark.parametrize("severity", [0.3, 1.0])
+def test_sampled_rows_are_the_edits_of_nested_sample(name, text, severity, monkeypatch):
+    def slowly(text, rows, rng, severity):
+        parts = graphemes(text)
+        return nested_sample(text, [Edit(a, b, "".join(parts[a:b]), new) for a, b, new in rows], rng, severity)
+
+    fast = [perturb(text, name, "fa", seed=seed, severity=severity) for seed in range(5)]
+    monkeypatch.setattr("toksuite_nb.noise.sample_rows", slowly)
+    slow = [perturb(text, name, "fa", seed=seed, severity=severity) for seed in range(5)]
+    assert [(f.text, f.edits) for f in fast] == [(s.text, s.edits) for s in slow]
+
+
 @pytest.mark.parametrize("count", [0, 1, 30, 99, 100, 1000])
 def test_samples_of_places_are_nested_even_and_fair(count):
     drawn = [sample_places(count, derive_rng(0, count), share) for share in (0, 1e-9, 0.1, 0.3, 0.9, 1)]

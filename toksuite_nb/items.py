@@ -752,6 +752,11 @@ def _option_hits(options: list[str], gold: int | None, hit: Any) -> None:
     spaced = [" " in o.strip() for o in options]
     if all(s != spaced[gold] for i, s in enumerate(spaced) if i != gold):
         hit("note", "A10 gold spaced unlike its rivals", f"gold {options[gold]!r}")
+    lengths = [len(o.strip()) for o in options]
+    mine = lengths.pop(gold)
+    for word, more, less in (("longer", mine, max(lengths)), ("shorter", min(lengths), mine)):
+        if more >= 3 * less and more - less >= 10:
+            hit("note", f"A10 gold far {word} than its rivals", f"{mine} code points, rivals {sorted(lengths)}")
 
 
 def _listed(kinds: frozenset[str]) -> str:
@@ -1247,6 +1252,104 @@ def _field_state(mine: str, its: str, name: str, lang: str) -> str:
         could = sum(c.isalpha() for c in its) > sum(c.isdigit() for c in its)
     return "left" if could else "fixed"
 
+# %% ../nbs/30_items.ipynb #c205f262
+def _sibling_hits(rows: list[dict[str, Any]], bad: set[str]) -> list[_Hit]:
+    "Items that ask one question and call different options right."
+    canonical = {row["item_id"] for row in rows if row["perturbation"] == "canonical"}
+    groups: dict[tuple[str, ...], list[tuple[dict[str, Any], list[str]]]] = {}
+    for row in rows:
+        if not _has_gold(row) or row["item_id"] in bad:
+            continue
+        exact, paired = [unicodedata.normalize("NFC", o.strip()) for o in row["choices"]], _paired(row["choices"])
+        asked = unicodedata.normalize("NFC", row["question"].strip())
+        groups.setdefault(("question", row["lang"], asked, *sorted(exact)), []).append((row, exact))
+        if row["perturbation"] == "canonical":
+            groups.setdefault(("set", row["domain"], row["set_id"]), []).append((row, paired))
+        elif row["canonical_id"] not in canonical:
+            groups.setdefault(("variants", row["domain"], row["set_id"], row["lang"]), []).append((row, paired))
+    hits = []
+    for (kind, *_), members in groups.items():
+        # a set with several questions in one language is no question in several languages
+        if kind == "set" and len({row["lang"] for row, _ in members}) < len(members):
+            continue
+        golds: dict[str, list[tuple[dict[str, Any], list[str]]]] = {}
+        for row, keys in members:
+            if keys:
+                golds.setdefault(keys[row["answer"]], []).append((row, keys))
+        ranked = sorted(golds.items(), key=lambda pair: -len(pair[1]))
+        for k, (gold, fewer) in enumerate(ranked):
+            for row, keys in fewer:
+                # each calls right what the other calls wrong
+                against = [others for other, others in ranked[:k] if other in keys and gold in others[0][1]]
+                if against:
+                    hits.append(_sibling_hit(kind, row, [other for other, _ in against[0]]))
+    return hits
+
+
+def _sibling_hit(kind: str, row: dict[str, Any], others: Sequence[dict[str, Any]]) -> _Hit:
+    mine, its = (item["choices"][item["answer"]] for item in (row, others[0]))
+    where = ", ".join(other["item_id"] for other in others[:3]) + " ..." * (len(others) > 3)
+    severity = "error" if kind == "question" else "warning"
+    return _Hit(
+        severity, row["item_id"], f"A6 another gold than its {_siblings[kind]}", f"{mine!r}, {its!r} in {where}"
+    )
+
+
+_siblings = {"question": "double", "set": "translations", "variants": "siblings"}
+
+
+def _has_gold(row: dict[str, Any]) -> bool:
+    options, gold = row["choices"] or [], row["answer"]
+    return row["question"] is not None and gold is not None and 0 <= gold < len(options) and None not in options
+
+
+def _paired(options: Sequence[str]) -> list[str]:
+    "One key for each option that its translations share; none where two options would have the same."
+    for key in (_only_digits, _fold):
+        keys = [key(option) for option in options]
+        if all(keys) and len(set(keys)) == len(keys):
+            return keys
+    return []
+
+
+def _only_digits(text: str) -> str:
+    return "".join(str(unicodedata.digit(c)) for c in unicodedata.normalize("NFKC", text) if c.isdecimal())
+
+# %% ../nbs/30_items.ipynb #5f1f0383
+def _length_hits(rows: list[dict[str, Any]], bad: set[str]) -> list[_Hit]:
+    "Subsets whose right options are the longest, or the shortest, more often than by chance."
+    by_id = {row["item_id"]: row for row in reversed(rows)}
+    subsets: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if _has_gold(row) and row["item_id"] not in bad:
+            twin = by_id.get(row["canonical_id"] or "", row)
+            if twin is row or sorted(row["choices"]) != sorted(o or "" for o in twin["choices"] or []):
+                subset = (row["lang"], row["domain"], row["perturbation"])
+                subsets.setdefault(subset, {}).setdefault(row["set_id"], row)
+    hits = []
+    for (lang, _, name), sets in subsets.items():
+        for word, extreme in (("longest", max), ("shortest", min)):
+            chances, right = [], []
+            for row in sets.values():
+                lengths = [len(option.strip()) for option in row["choices"]]
+                if lengths.count(extreme(lengths)) == 1:
+                    chances.append(1 / len(lengths))
+                    right += [row["item_id"]] * (lengths[row["answer"]] == extreme(lengths))
+            if right and _at_least(len(right), chances) < 1e-4:
+                said = f"in {len(right)} of {len(chances)} sets with one such option, {sum(chances):.1f} by chance"
+                hits.append(
+                    _Hit("warning", right[0], f"A10 gold is mostly the {word} option", f"{lang} {name}: {said}")
+                )
+    return hits
+
+
+def _at_least(count: int, chances: Sequence[float]) -> float:
+    "Probability that at least `count` of independent events with these chances happen."
+    exactly = [1.0]
+    for p in chances:
+        exactly = [a * (1 - p) + b * p for a, b in zip([*exactly, 0.0], [0.0, *exactly], strict=True)]
+    return sum(exactly[count:])
+
 # %% ../nbs/30_items.ipynb #c1259b46
 def audit(
     items: pl.DataFrame | Sequence[Mapping[str, Any]],  # Items frame, or records for `make_items`
@@ -1267,7 +1370,9 @@ def audit(
     found = [hit for row in rows for hit in _own_hits(row)]
     found += _pair_hits(rows)
     bad = {hit.item_id for hit in found if hit.severity == "error"}
-    found += _set_hits(rows, bad) + _count_hits(rows, declared or {})
+    found += (
+        _sibling_hits(rows, bad) + _set_hits(rows, bad) + _length_hits(rows, bad) + _count_hits(rows, declared or {})
+    )
     schema = {"severity": pl.String, "item_id": pl.String, "what": pl.String, "evidence": pl.String}
     report = pl.DataFrame(found, schema=schema, orient="row").unique(maintain_order=True)
     rank = pl.col("severity").replace_strict({"error": 0, "warning": 1, "note": 2}, return_dtype=pl.Int8)

@@ -33,6 +33,7 @@ from toksuite_nb.perturb import (
     register,
     sample_columns,
     sample_places,
+    sample_rows,
 )
 from .store import atomic_write, data_dir, data_path, register_data
 from .text import clusters, graphemes, lower, skeleton, upper
@@ -808,20 +809,29 @@ _persian_final = {"ی": "ى", "ه": "ە"}
 _persian_digits = dict(zip("۰۱۲۳۷۸۹", "٠١٢٣٧٨٩", strict=True))  # 4, 5 and 6 look different in the two blocks
 
 
-def _persian_twin(parts: list[str], i: int) -> str:
-    letter, joiner = bare_letter(parts[i])
-    final = joiner == "\u200c" or i + 1 == len(parts) or not parts[i + 1][0].isalpha()
+def _persian_twin(letter: str, joiner: str, after: str) -> str:
+    final = joiner == "\u200c" or not after[:1].isalpha()
     return (_persian_final if final else _persian_inside).get(letter) or _persian_digits.get(letter) or ""
 
 
-def _homoglyphs(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, places = graphemes(text), []
-    for i, part in enumerate(parts):
-        letter, joiner = bare_letter(part)
-        twins = look_alikes(letter) or ([_persian_twin(parts, i)] if lang == "fa" else [])
-        if twins and twins[0]:
-            places.append(Edit(i, i + 1, part, twins[rng.integers(len(twins))] + joiner))
-    return choose_edits(text, places, rng, severity, "no letter with a look-alike in another block")
+@lru_cache(maxsize=10_000)
+def _twins(part: str) -> tuple[str, str, list[str]]:
+    letter, joiner = bare_letter(part)
+    return letter, joiner, look_alikes(letter)
+
+
+def _homoglyphs(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
+    parts, rows = graphemes(text), []
+    for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):
+        letter, joiner, twins = _twins(part)
+        if not twins and lang == "fa":
+            twin = _persian_twin(letter, joiner, after)
+            twins = [twin] if twin else []
+        if twins:
+            rows.append((i, i + 1, twins[rng.integers(len(twins))] + joiner))
+    if not rows:
+        return NotApplicable("no letter with a look-alike in another block")
+    return sample_rows(text, rows, rng, severity)
 
 
 homoglyphs = register(Perturbation(
@@ -838,16 +848,24 @@ zero_width_characters = {
 _never_join = frozenset("اآأإدذرزژوؤة")
 
 
-def _zero_width(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
-    parts, places = graphemes(text), []
+@lru_cache(maxsize=10_000)
+def _unseen_after(part: str, lang: str) -> list[str]:
+    letter, joiner = bare_letter(part)
+    if joiner:
+        return []
+    visible = "" if lang != "fa" else "\u200d" if letter[0] in _never_join else "\u200c"
+    return [c for c in zero_width_characters.values() if c != visible]
+
+
+def _zero_width(text: str, lang: str, rng: np.random.Generator, severity: float) -> Sequence[Edit] | NotApplicable:
+    parts, rows = graphemes(text), []
     for run in letter_runs(parts):
         for i in run[1:]:
-            before, joiner = bare_letter(parts[i - 1])
-            if not joiner:
-                visible = "" if lang != "fa" else "\u200d" if before[0] in _never_join else "\u200c"
-                unseen = [c for c in zero_width_characters.values() if c != visible]
-                places.append(Edit(i, i, "", unseen[rng.integers(len(unseen))]))
-    return choose_edits(text, places, rng, severity, "no gap between two letters of a word")
+            if unseen := _unseen_after(parts[i - 1], lang):
+                rows.append((i, i, unseen[rng.integers(len(unseen))]))
+    if not rows:
+        return NotApplicable("no gap between two letters of a word")
+    return sample_rows(text, rows, rng, severity)
 
 
 zero_width = register(Perturbation(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rule', 'NotApplicable', 'Perturbation', 'register', 'get_perturbation', 'Draws', 'nested_sample', 'sample_places',
-           'sample_columns', 'later_bits', 'has_protected', 'free_places', 'edit_rows', 'perturb', 'habits', 'pipeline',
-           'perturb_items', 'not_applied', 'perturbations', 'SideBySide', 'side_by_side']
+           'sample_columns', 'later_bits', 'has_protected', 'free_places', 'edit_rows', 'sample_rows', 'perturb',
+           'habits', 'pipeline', 'perturb_items', 'not_applied', 'perturbations', 'SideBySide', 'side_by_side']
 
 # %% ../nbs/12_perturb.ipynb #ca7bcff2
 from bisect import bisect_left, bisect_right
@@ -340,15 +340,21 @@ _unseen = regex.compile(r"[\p{Cf}\u034f]+")
 def _fuses(parts: Sequence[str], edit: Edit, single: bool) -> bool:
     # whether the edit makes one grapheme of two, as a space that is taken away from before a lone accent would
     target = edit.target
-    if single and target.isascii():
-        return False
-    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
-    if not _clinging.search(before[-1:] + target[:1] + target[-1:] + after[:1]):
+    if single and (target.isascii() or not _clings(target[:1] + target[-1:])):
         return False
     if target and _unseen.fullmatch(target):
         return False  # joiners are put in on purpose
+    before, after = "".join(parts[max(edit.start - 1, 0) : edit.start]), "".join(parts[edit.end : edit.end + 1])
+    if not _clings(before[-1:] + target[:1] + target[-1:] + after[:1]):
+        return False
     ends = set(accumulate(map(len, clusters(before + target + after)), initial=0))
     return not {len(before), len(before) + len(target)} <= ends
+
+
+@lru_cache(maxsize=10_000)
+def _clings(meeting: str) -> bool:
+    # a long text has the same few letters meet many thousands of times
+    return _clinging.search(meeting) is not None
 
 
 def _outside(spans: Sequence[ProtectedSpan], places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -477,6 +483,39 @@ def edit_rows(
         return EditRows(text, [row for row in rows if text[row[0] : row[1]] != row[2]])
     edits = [Edit(start, end, "".join(parts[start:end]), target) for start, end, target in rows]
     return [edit for edit in edits if edit.source != edit.target]
+
+
+def sample_rows(
+    text: str,  # The text that is edited
+    rows: Iterable[tuple[int, int, str]],  # As in `edit_rows`: what could be written where
+    rng: np.random.Generator,  # Generator of the rule
+    severity: float | int,  # Share of the rows to take, in [0, 1]
+) -> Sequence[Edit]:  # The edits that `nested_sample` would take
+    "The first share of the edits that write a text into spans of graphemes."
+    edits = edit_rows(text, rows)
+    if not isinstance(edits, EditRows) or not _plainly_allowed(edits, True):
+        return nested_sample(text, edits, rng, severity)
+    order = rng.permutation(len(edits)).tolist()
+    return EditRows(text, [edits.rows[i] for i in sorted(order[: _share(len(order), severity)])])
+
+
+def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
+    # no span to mind, and the white space at the edges stays as it is: then each edit stands as it is
+    text = edits.text
+    head, tail = len(text) - len(text.lstrip()), len(text.rstrip())
+    if _spans(text, protects):
+        return False
+    if edits.plain and tail - head == len(text):
+        return True
+    rows = edits.rows
+    if not rows:
+        return False
+    written = {target for _, _, target in rows}
+    if any(_clings(target[:1] + target[-1:]) and not _unseen.fullmatch(target) for target in written):
+        return False
+    (start, _, first), (_, end, last) = rows[0], rows[-1]
+    opens = start > head or (start == head and first != "" and not first[0].isspace())
+    return opens and (end < tail or (end == tail and last != "" and not last[-1].isspace()))
 
 # %% ../nbs/12_perturb.ipynb #29cb5c8e
 @overload
@@ -670,24 +709,6 @@ def _in_form(edits: Iterable[Edit], view: str, text: str) -> list[Edit]:
         else edit
         for edit in edits
     ]
-
-
-def _plainly_allowed(edits: EditRows, protects: bool) -> bool:
-    # no span to mind, no white space at the edges, and the first and last edit leave none there: then each edit stands as it is
-    text = edits.text
-    if text[0].isspace() or text[-1].isspace() or _spans(text, protects):
-        return False
-    if edits.plain:
-        return True
-    rows = edits.rows
-    if not rows:
-        return False
-    written = "".join([target for _, _, target in rows])
-    if not written.isascii() and _clinging.search(written):
-        return False
-    (start, _, first), (_, end, last) = rows[0], rows[-1]
-    opens = start > 0 or (first != "" and not first[0].isspace())
-    return opens and (end < len(text) or (last != "" and not last[-1].isspace()))
 
 
 def _refusal(edited: EditedText) -> NotApplicable | None:
