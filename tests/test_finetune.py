@@ -395,7 +395,7 @@ def test_files_of_the_study_are_small_and_have_a_source():
 
 def test_a_model_that_is_not_in_the_study_is_named():
     for read in (study_curves, study_numbers, lambda member: load_study_model(member=member)):
-        with pytest.raises(KeyError, match=r"unknown member 'bytes'\. Known are \['bpe', 'unigram-nfkc'\]"):
+        with pytest.raises(KeyError, match=r"unknown member 'bytes'\. Known are \['bpe', 'bpe-nfkc-lower'\]"):
             read("bytes")
 
 

@@ -630,6 +630,17 @@ def test_join_is_cut_at_the_byte_where_the_answer_begins():
     assert examples_from_text(Merging(), ["b"], ["a"], bos=False) == [Example([2], [1])]
 
 
+@pytest.mark.parametrize(("roles", "warned"), [({"unk": 2}, 2), ({"unk": 2, "eos": 2}, 0), ({}, 0)])
+def test_answers_of_unknown_tokens_are_told(roles, warned):
+    tokenizer = Merging()
+    tokenizer.specials |= roles
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        examples_from_text(tokenizer, ["b", "b", "a"], ["b", " a", " b"])
+    told = [str(w.message) for w in caught if "unknown tokens" in str(w.message)]
+    assert len(told) == bool(warned) and all(f"({warned} of 3)" in message for message in told)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

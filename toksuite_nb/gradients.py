@@ -153,7 +153,23 @@ def examples_from_text(
             f"examples_from_text: {spanning} of {len(whole)} answers share a token with their prompt; it counts as theirs.",
             stacklevel=2,
         )
-    return [Example(own + w[:cut], w[cut:]) for own, w, cut in zip(before, whole, cuts, strict=True)]
+    examples = [Example(own + w[:cut], w[cut:]) for own, w, cut in zip(before, whole, cuts, strict=True)]
+    unknown = _holding_unknown(tok, examples)
+    if unknown:
+        warnings.warn(
+            f"examples_from_text: answers {unknown[:5]} ({len(unknown)} of {len(examples)}) hold unknown tokens, which are the same whatever was written; "
+            "gradients there say nothing of the label. Word the answers in characters that the tokenizer knows.",
+            stacklevel=2,
+        )
+    return examples
+
+
+def _holding_unknown(tok: Any, examples: list[Example]) -> list[int]:
+    unk = tok.specials.get("unk")
+    # some tokenizers name one token for all roles
+    if unk is None or unk in (tok.specials.get(role) for role in ("bos", "eos", "pad")):
+        return []
+    return [i for i, e in enumerate(examples) if unk in e.answer]
 
 
 def _token_spans(tok: Any, texts: list[str]) -> list[Any]:

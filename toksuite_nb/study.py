@@ -308,7 +308,7 @@ def stage_task(
 stage_recipe = FinetuneConfig(learning_rate=2e-3, steps=600, batch_size=32, max_new_tokens=10)
 
 
-study_members = ("bpe", "unigram-nfkc")
+study_members = ("bpe", "bpe-nfkc-lower")
 
 
 def train_study_model(
