@@ -364,7 +364,7 @@ def test_the_study_is_complete(member):
 def test_the_study_has_signal(member):
     table = study_table(study_curves(member), study_numbers(member))
     assert table["auc"].max() - table["auc"].min() > 0.4, "tasks must differ in how many labels they need"
-    assert (table["best"] - table["zero_shot"] > 0.05).mean() > 0.9, "curves must rise"
+    assert (table["best"] - table["zero_shot"] > 0.05).mean() >= 0.9, "curves must rise"
     assert table["auc_sd"].mean() < 0.3 * table["auc"].std(), (
         "differences between tasks must exceed those between seeds"
     )
@@ -387,7 +387,7 @@ def test_numbers_of_the_study_come_out_again(member):
 def test_files_of_the_study_are_small_and_have_a_source():
     rows = manifest().filter(pl.col("name").str.starts_with("study/"))
     files = ("curves.csv", "measures.csv", "model.safetensors")
-    assert rows["name"].to_list() == [f"study/{member}/{name}" for member in study_members for name in files]
+    assert rows["name"].to_list() == sorted(f"study/{member}/{name}" for member in study_members for name in files)
     assert rows["bytes"].sum() < 8e6
     for name in rows["name"]:
         assert os.path.getsize(data_path(name)) > 0
