@@ -159,7 +159,7 @@ print(json.dumps(bench.compared(*map(int, sys.argv[2:]))))
 
 @pytest.mark.parametrize(("shortest", "longest", "rounds"), [(20, 64, 7), (64, 128, ROUNDS), (50, 300, ROUNDS)])
 def test_gram_against_the_published_procedure(shortest, longest, rounds):
-    "At short questions against all bars; at longer ones the pair loop takes as long as before, and what it is compared with grows, so that both ratios are told only."
+    "Against all bars; at longer prompts two of them may be missed, which is reported as an expected failure: the pair loop takes as long as before, and the rest grows."
     run = in_a_process_of_its_own(COMPARED, shortest, longest, rounds)
     taken = run["taken"]
     print(f"\n{run['millions']:.0f} M parameters, n = 32, {run['tokens']} tokens ({shortest} to {longest} each), one thread, processor time")  # fmt: skip
@@ -175,9 +175,11 @@ def test_gram_against_the_published_procedure(shortest, longest, rounds):
     print(f"  largest difference of a cosine {run['difference']:.1e}")
     assert run["difference"] < 1e-4
     assert gram / least <= 1.25
-    if longest <= 64:
-        assert total >= 4 * gram
-        assert pairs >= 20 * top
+    missed = [f"published / Gram is {total / gram:.1f}, below 4"] * (total < 4 * gram)
+    missed += [f"pairs / what comes on top is {cheaper}, below 20"] * (pairs < 20 * top)
+    if missed and longest > 64:
+        pytest.xfail("; ".join(missed))
+    assert not missed
 
 
 GROWTH = """
