@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parents[1]
 VENDOR = ROOT / "docs/_static/vendor"
@@ -30,10 +30,10 @@ def fetch(package: str, patterns: list[str], into: Path) -> None:
         subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         (archive,) = Path(folder).glob("*.tgz")
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        for pattern in patterns:
-            for file in Path(folder, "package").glob(pattern):
-                shutil.copy(file, into / file.name)
+            for member in tar:
+                name, content = PurePosixPath(member.name), tar.extractfile(member)
+                if content and any(name.match(f"package/{pattern}") for pattern in patterns):
+                    (into / name.name).write_bytes(content.read())
 
 
 def main(args: list[str]) -> None:
