@@ -2077,11 +2077,11 @@ def load_tokenizers(
 ) -> list[Tokenizer]:  # In order
     "Tokenizers with distinct names."
     if isinstance(tokenizers, Mapping):
-        loaded = [load_tokenizer(spec, str(name)) for name, spec in tokenizers.items()]
+        loaded = [_loaded(spec, str(name), where) for name, spec in tokenizers.items()]
     elif isinstance(tokenizers, Iterable) and not hasattr(tokenizers, "encode"):  # a name has it, as tokenizers do
-        loaded = [load_tokenizer(spec) for spec in tokenizers]
+        loaded = [_loaded(spec, None, where) for spec in tokenizers]
     else:
-        loaded = [load_tokenizer(tokenizers)]
+        loaded = [_loaded(tokenizers, None, where)]
     if len(loaded) < fewest:
         raise ValueError(
             f"{where}: needs at least one tokenizer, got none. Pass for instance {{'bytes': 'bytes', 'tekken': 'tekken'}}."
@@ -2092,6 +2092,17 @@ def load_tokenizers(
             "load_tokenizer(..., name=...)."
         )
     return loaded
+
+
+def _loaded(spec: Any, name: str | None, where: str) -> Tokenizer:
+    # what cannot be loaded is refused in the name of the function that was called
+    try:
+        return load_tokenizer(spec, name)
+    except Exception as error:
+        own = "load_tokenizer: "
+        if len(error.args) == 1 and isinstance(error.args[0], str) and error.args[0].startswith(own):
+            error.args = (f"{where}: {error.args[0].removeprefix(own)}",)
+        raise
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
