@@ -24,6 +24,7 @@ from toksuite_nb.suite import (  # noqa: E402
     initial_model,
     initial_models,
     load_suite,
+    main,
     pack,
     packed_loss,
     step_documents,
@@ -328,3 +329,36 @@ def test_a_card_says_what_it_was_trained_on():
     for name in suite_names:
         card = Path(data_dir() / "suite" / name / "README.md").read_text(encoding="utf-8")
         assert "license: apache-2.0" in card and "Trained on" in card and "without any perturbed text" in card
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (None, "read_config: needs the file of a configuration"),
+        ("{bad", "read_config: the file must be JSON in UTF-8"),
+        ("[]", "read_config: the file must hold fields of SuiteConfig"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_without_a_traceback(written, said, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    if written is not None:
+        config.write_text(written, encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(config), str(tmp_path / "out")])
+    assert f"error: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_refuses_names_and_folders_before_it_trains(tmp_path, capsys):
+    config, taken = tmp_path / "config.json", tmp_path / "taken"
+    SuiteConfig(steps=1).write(config)
+    taken.write_text("mine", encoding="utf-8")
+    for args, said in (
+        ((tmp_path / "out", "--names", "nope"), "train_suite: unknown models ['nope']"),
+        ((tmp_path / "out", "--every", "0"), "train_suite: every must be a whole number of at least 1"),
+        ((taken,), "train_suite: the folder must be new or a folder, got the file"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(config), *map(str, args)])
+        assert f"error: {said}" in capsys.readouterr().err
+    assert taken.read_text(encoding="utf-8") == "mine"

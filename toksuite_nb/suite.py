@@ -79,7 +79,7 @@ class SuiteConfig:
             raise TypeError(
                 f"SuiteConfig: tokenizers must be a list of recipes, got {self.tokenizers!r:.60}. Put a single one into a list."
             )
-        pairs = list(self.loaded.items()) if isinstance(self.loaded, Mapping) else list(self.loaded)
+        pairs = _pairs_of(self.loaded)
         object.__setattr__(self, "loaded", tuple((str(name), str(spec)) for name, spec in pairs))
         object.__setattr__(self, "tokenizers", tuple(self.tokenizers))
         problems = [*_size_problems(self), *(p for name in self.tokenizers for p in _recipe_problems(name))]
@@ -114,6 +114,18 @@ class SuiteConfig:
 _n_first = 15  # fields of the first version
 
 
+def _pairs_of(loaded: Any) -> list[tuple[Any, Any]]:
+    pairs = (
+        list(loaded.items() if isinstance(loaded, Mapping) else loaded) if isinstance(loaded, Iterable) else [loaded]
+    )
+    if odd := [pair for pair in pairs if not isinstance(pair, (tuple, list)) or len(pair) != 2]:
+        raise TypeError(
+            f"SuiteConfig: loaded must be a mapping of names to what load_tokenizer takes, or pairs of them, got {odd[0]!r:.60}. "
+            "Write for instance {'tekken': 'tekken'}."
+        )
+    return pairs
+
+
 def read_config(
     path: Path | str,  # What `SuiteConfig.write` wrote, a `suite.json` or a `training.json`
 ) -> SuiteConfig:  # The configuration
@@ -123,16 +135,26 @@ def read_config(
         raise FileNotFoundError(
             f"read_config: needs the file of a configuration, got {str(path)!r}. Write one with SuiteConfig.write."
         )
-    given = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"read_config: the file must be JSON in UTF-8, got {str(path)!r}: {error}. Write it with SuiteConfig.write."
+        ) from error
     given = given.get("config", given) if isinstance(given, dict) else {}
+    given = given if isinstance(given, dict) else {}
     known = {field.name for field in fields(SuiteConfig)}
     if not given or set(given) - known:
         raise ValueError(
             f"read_config: the file must hold fields of SuiteConfig, got {sorted(set(given) - known) or 'none'} in {str(path)!r}. "
             "Write it with SuiteConfig.write."
         )
-    lists = {"tokenizers": tuple, "loaded": lambda pairs: tuple(map(tuple, pairs))}
-    return SuiteConfig(**{key: lists.get(key, lambda value: value)(value) for key, value in given.items()})
+    return SuiteConfig(**{key: _tuples(value) for key, value in given.items()})
+
+
+def _tuples(value: Any) -> Any:
+    # JSON knows lists only
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_config(config: Any, where: str) -> None:
@@ -602,6 +624,13 @@ def check_tokenizer(
     seen: set[str] | None = None,  # Letters that were tried before; those of `texts` are added
 ) -> None:
     "Raise if `tokenizer` drops a letter of `texts`."
+    check_kind(
+        tokenizer, Tokenizer, "check_tokenizer", "tokenizer must be a Tokenizer", "Make one with load_tokenizer."
+    )
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(
+            f"check_tokenizer: texts must be a list of texts, got {type(texts).__name__}. Put a single one into a list."
+        )
     seen = set() if seen is None else seen
     new = sorted({letter for text in texts for letter in text} - seen)
     lost = [letter for letter in new if _drops(tokenizer, letter)]
@@ -627,6 +656,13 @@ def initial_models(
     tokenizers: Mapping[str, Tokenizer],  # By name
 ) -> dict[str, Any]:  # By name, `LlamaForCausalLM` in float32
     "Untrained models: equal trunks, and equal embedding rows for tokens of equal bytes."
+    check_kind(
+        tokenizers,
+        Mapping,
+        "initial_models",
+        "tokenizers must be a mapping of names to tokenizers",
+        "Name each of them.",
+    )
     return {name: initial_model(config, tokenizer) for name, tokenizer in tokenizers.items()}
 
 
@@ -721,6 +757,13 @@ def pack(
     context: int,  # Tokens in a row, at most
 ) -> Packed:  # Rows as wide as the fullest
     "First-fit packing, longest document first, in rows of the least width."
+    _check_whole({"context": context}, "pack")
+    if not isinstance(documents, Sequence) or not all(
+        isinstance(ids, Sequence) and not isinstance(ids, (str, bytes)) for ids in documents
+    ):
+        raise TypeError(
+            f"pack: documents must be a list of lists of token ids, got {documents!r:.60}. Give for instance [[1, 5, 2]]."
+        )
     pieces = [tuple(ids[k : k + context]) for ids in documents for k in range(0, len(ids), context)]
     order = sorted(range(len(pieces)), key=lambda i: (-len(pieces[i]), i))
     sizes = [len(pieces[i]) for i in order]
@@ -763,6 +806,10 @@ def packed_loss(
     total: int | None = None,  # Tokens to divide by; None: those predicted here
 ) -> torch.Tensor:  # Scalar, nats per predicted token
     "Mean cross-entropy of each token given the earlier ones of its document."
+    check_kind(
+        model, torch.nn.Module, "packed_loss", "model must be a causal LM in PyTorch", "Take one from initial_model."
+    )
+    check_kind(packed, Packed, "packed_loss", "packed must be a Packed", "Make it with pack(documents, context).")
     device = next(model.parameters()).device
     ids, document = torch.from_numpy(packed.ids).to(device), torch.from_numpy(packed.document).to(device)
     same = document[:, :, None] == document[:, None, :]
@@ -781,6 +828,14 @@ def step_documents(
     n_tokens: Sequence[int],  # Length of each document in tokens, BOS and EOS included
 ) -> Iterator[list[int]]:  # Per step, the documents to read
     "Which documents each step reads."
+    _check_config(config, "step_documents")
+    check_kind(
+        n_tokens,
+        (Sequence, np.ndarray),
+        "step_documents",
+        "n_tokens must be a list of numbers",
+        "Count each document's tokens.",
+    )
     if config.budget == "tokens" and not sum(n_tokens):
         raise ValueError(
             "step_documents: a token budget needs documents with tokens, got none. Give a corpus, or budget='text'."
@@ -805,6 +860,8 @@ def step_learning_rate(
     step: int,  # From 0
 ) -> float:  # Learning rate of this step
     "Linear warm-up to the peak, then half a cosine down to the share of it that the configuration says."
+    _check_config(config, "step_learning_rate")
+    check_kind(step, (int, np.integer), "step_learning_rate", "step must be a whole number", "Count steps from 0.")
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -1187,7 +1244,16 @@ def train_suite(
 ]:  # Models as read back from the folder; their loss curves (`curve_columns`)
     "Train one model per tokenizer of `config` from one initialisation on one corpus."
     _check_config(config, "train_suite")
-    folder, corpus = check_path(folder, "train_suite"), read_corpus(config) if corpus is None else corpus
+    _check_whole({"every": every} | ({} if micro_rows is None else {"micro_rows": micro_rows}), "train_suite")
+    check_kind(
+        names, (type(None), list, tuple), "train_suite", "names must be a list of names or None", "Put one into a list."
+    )
+    folder = check_path(folder, "train_suite")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f"train_suite: the folder must be new or a folder, got the file {str(folder)!r}. Choose another name."
+        )
+    corpus = read_corpus(config) if corpus is None else corpus
     chosen = config.names if names is None else tuple(names)
     if unknown := [name for name in chosen if name not in config.names]:
         raise KeyError(f"train_suite: unknown models {unknown}. Known are {list(config.names)}.")
@@ -1222,6 +1288,14 @@ def train_suite(
             machine.wait_for_everyone()
     curves = pl.concat([pl.read_csv(folder / name / "curve.csv") for name in chosen])
     return load_suite(folder, names=chosen), curves
+
+
+def _check_whole(given: Mapping[str, Any], where: str) -> None:
+    odd = {name: n for name, n in given.items() if isinstance(n, bool) or not isinstance(n, int) or n < 1}
+    if odd:
+        raise ValueError(
+            f"{where}: {' and '.join(odd)} must be a whole number of at least 1, got {', '.join(map(repr, odd.values()))}. Pass for instance 100."
+        )
 
 
 _sample = 10_000  # documents of a stream from which tokenizers are learnt
@@ -1275,6 +1349,8 @@ def n_weights(
     vocab_size: int,  # Ids of the tokenizer
 ) -> int:  # Numbers in the model
     "Size of a model, counted on a model that takes no memory."
+    _check_config(config, "n_weights")
+    _check_whole({"vocab_size": vocab_size}, "n_weights")
     with torch.device("meta"):
         return sum(weight.numel() for weight in _blank_model(config, vocab_size).parameters())
 
@@ -1437,10 +1513,17 @@ def main(
     parser.add_argument("--micro-rows", type=int, help="rows that a process takes at once")
     parser.add_argument("--sharded", action="store_true", help="spread weights and optimizer over the processes")
     given = parser.parse_args(args)
-    _, curves = train_suite(
-        read_config(given.config), given.folder, names=given.names, every=given.every,
-        micro_rows=given.micro_rows, sharded=given.sharded,
-    )  # fmt: skip
+    try:
+        _, curves = train_suite(
+            read_config(given.config), given.folder, names=given.names, every=given.every,
+            micro_rows=given.micro_rows, sharded=given.sharded,
+        )  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        told = str(problem.args[0] if isinstance(problem, KeyError) else problem)
+        # a message of ours begins with the function's name; what else went wrong is for the traceback
+        if not isinstance(problem, OSError) and not told.partition(": ")[0].isidentifier():
+            raise
+        parser.error(told)
     if int(os.environ.get("RANK", "0")) == 0:
         for row in curves.group_by("model", maintain_order=True).last().iter_rows(named=True):
             print(
@@ -1491,6 +1574,7 @@ def register_suite(
     made_by: str = "toksuite_nb.suite.retrain('data/suite')",  # What wrote it
 ) -> None:
     "Enter every file of a suite in the manifest."
+    folder = check_path(folder, "register_suite")
     record = _record(folder, "register_suite")
     notation = " and facts on notation" if record["config"].get("data") == "cldr+notation" else ""
     own = [folder / "suite.json", folder / "corpus.jsonl"]
