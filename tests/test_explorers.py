@@ -339,7 +339,7 @@ def test_a_repr_without_widgets_says_what_is_seen(explorer):
 def test_wrong_arguments_are_explained(tokenizers):
     with pytest.raises(ValueError, match="needs at least one tokenizer, got none"):
         TokenizerExplorer({})
-    with pytest.raises(ValueError, match="names must differ"):
+    with pytest.raises(ValueError, match="TokenizerExplorer: tokenizer names must be distinct"):
         TokenizerExplorer(["bytes", "bytes"])
     with pytest.raises(KeyError, match="lang must be a known language, got 'xx'"):
         TokenizerExplorer(tokenizers, lang="xx")
@@ -830,3 +830,39 @@ def test_no_way_through_the_controls_breaks_an_explorer(kind, tokenizers, opened
             assert {block["lang"] for block in explorer.grid.blocks} == set(explorer.data()["lang"])
             assert explorer.picked.height == bool(explorer.grid.picked)
     assert explorer._repr_mimebundle_()
+
+
+def test_one_option_is_no_choice_and_the_text_stays(perturber):
+    perturber.options.value = "yes please"
+    assert perturber.message.value.count("One option is no choice. Type two or more, one per line, or none.") == 1
+    assert perturber.data()["n_target"].to_list() == [None]
+    assert list(perturber.seen.fields) == ["question", "choices[0]"]
+    assert perturber.seen.tokens.height, "the cut of what was typed is still shown"
+
+
+def test_controls_that_cannot_act_say_why_and_stand_ready_again(tokenizers):
+    explorer = TokenizerExplorer({"bytes": tokenizers["bytes"]} if "bytes" in tokenizers else ["bytes"])
+    explorer.more.value = "  "
+    explorer.more_button.click()
+    assert "Type the name, folder or hub id" in explorer.message.value
+    (name,) = explorer.tokenizers
+    for _ in range(2):
+        explorer.less.value = name
+        assert "The last tokenizer stays" in explorer.message.value
+        assert explorer.less.value == "", "a second choice of the same name would say nothing"
+
+
+def test_a_small_overlap_is_not_shown_as_none():
+    explorer = TokenizerExplorer(["bytes", "tekken"])
+    explorer.beside.value = "overlap"
+    assert "256 · &lt; 1%" in explorer.table.value or "256 · < 1%" in explorer.table.value
+    assert "256 · 100%" in explorer.table.value
+
+
+def test_examples_of_a_gram_run_in_their_own_direction():
+    pairs = pl.DataFrame([{"i": 0, "j": 1, "layer": "all", "dot": 0.5, "cosine": 0.5}])
+    texts = ["متن 11 abc", "<b>two</b>"]
+    explorer = EfficiencyExplorer(auc=0.8, zero_shot=0.5, ceiling=0.9, gram=pairs, examples=texts)
+    explorer.grid.picked = [0, 0, 1]
+    assert explorer.pair.value.count(f"<bdi>{texts[0]}</bdi>") == 2
+    assert "<b>two" not in explorer.pair.value

@@ -27,6 +27,7 @@ from .card import Card, tokenizer_card
 from .charts import beside_chart, count_chart, drop_chart, efficiency_chart, tokenizer_colours
 from toksuite_nb.core import (
     check_frame,
+    check_kind,
     drop_schema,
     gram_schema,
     item_schema,
@@ -41,7 +42,7 @@ from .items import make_items
 from .notation import coverage
 from .perturb import NotApplicable, get_perturbation, perturb, perturb_items, perturbations
 from .text import check_lang, graphemes, languages, visible, words
-from .tokenizer import Tokenizer, load_tokenizer, tokenize
+from .tokenizer import Tokenizer, load_tokenizer, load_tokenizers, tokenize
 from .tokens import TokenStrip, strip_html, text_direction
 
 # %% ../nbs/52_explorers.ipynb #e98a1493
@@ -189,7 +190,17 @@ def render_scene(
     tokenizers: Mapping[str, Tokenizer],  # Name -> tokenizer
 ) -> Seen:  # Tokens, counts, edits and marks, or a message
     "What a `TokenizerExplorer` shows for `scene`."
+    check_kind(scene, Scene, "render_scene", "scene must be a Scene", "Make one with Scene(text, lang).")
+    _check_loaded(tokenizers, "render_scene")
     return _perturbed(scene, _as_written(scene, tokenizers), tokenizers)
+
+
+def _check_loaded(tokenizers: Any, where: str) -> None:
+    rule = "tokenizers must be a mapping of names to what load_tokenizer returns"
+    advice = "Write for instance {'bytes': load_tokenizer('bytes')}."
+    check_kind(tokenizers, Mapping, where, rule, advice)
+    for one in tokenizers.values():
+        check_kind(one, Tokenizer, where, rule, advice)
 
 
 def _as_written(scene: Scene, tokenizers: Mapping[str, Tokenizer]) -> Seen:
@@ -279,6 +290,7 @@ def edits_html(
     limit: int = 600,  # Graphemes shown
 ) -> str:  # Escaped HTML
     "A perturbed text in which each edit shows what it took out and what it put in."
+    _check_edited(edited, limit, "edits_html")
     source, parts, at = graphemes(edited.source), [], 0
     for edit in edited.edits:
         if edit.start > limit:
@@ -292,6 +304,13 @@ def edits_html(
         at = edit.end
     parts.append(_seen("".join(source[at : max(at, limit)]), False) + (" …" if len(source) > max(at, limit) else ""))
     return f'<div class="tks-edits" dir="{text_direction(edited.source)}">{"".join(parts)}</div>'
+
+
+def _check_edited(edited: Any, limit: Any, where: str) -> None:
+    check_kind(
+        edited, EditedText, where, "edited must be an EditedText", "Pass what perturb(...) returns where it applies."
+    )
+    check_kind(limit, int, where, "limit must be a whole number of graphemes", "Leave it out for 600.")
 
 
 def _seen(text: str, spaces: bool = True) -> str:
@@ -578,10 +597,12 @@ class TokenizerExplorer:
 
     def _add_named(self, button: Any) -> None:
         name = self.more.value.strip()
+        if not name:
+            self.message.value = _say("Type the name, folder or hub id of a tokenizer first, e.g. mistral-spm.")
+            return
         try:
-            if name:
-                self.add(name)
-                self.more.value = ""
+            self.add(name)
+            self.more.value = ""
         except Exception as error:  # the page says why a tokenizer could not be had, whatever its library raised
             self.message.value = _say(str(error.args[0] if error.args else error))
 
@@ -589,6 +610,7 @@ class TokenizerExplorer:
         if change["new"] and len(self.tokenizers) > 1:
             self.remove(change["new"])
         elif change["new"]:
+            self.less.value = ""
             self.message.value = _say("The last tokenizer stays. Add another one first.")
 
     def cards(self) -> pl.DataFrame:  # `card_schema`
@@ -724,7 +746,7 @@ def _overlap_html(shared: pl.DataFrame) -> str:
             [
                 f"{found[a, b]['shared']:,} tokens"
                 if a == b
-                else f"{found[a, b]['shared']:,} · {found[a, b]['coverage'] or 0:.0%}"
+                else f"{found[a, b]['shared']:,} · {_share_of(found[a, b]['coverage'] or 0)}"
                 for b in names
             ],
         )
@@ -734,23 +756,15 @@ def _overlap_html(shared: pl.DataFrame) -> str:
     return f'<div class="tks-side">{said}</div>{_grid(("has", *map(escape, names)), rows)}'
 
 
+def _share_of(share: float) -> str:
+    # a share that rounds to nothing or to all is told from none and all
+    if 0 < share < 0.005 or 0.995 <= share < 1:
+        return "< 1%" if share < 0.5 else "> 99%"
+    return f"{share:.0%}"
+
+
 def _tokenizers(given: Any, where: str) -> dict[str, Tokenizer]:
-    if isinstance(given, Mapping):
-        loaded = {str(name): load_tokenizer(spec, str(name)) for name, spec in given.items()}
-    elif isinstance(given, Sequence) and not isinstance(given, str):
-        several = [load_tokenizer(spec) for spec in given]
-        loaded = {tokenizer.name: tokenizer for tokenizer in several}
-        if len(loaded) < len(several):
-            raise ValueError(
-                f"{where}: names must differ, got {[t.name for t in several]}. Pass a mapping of name to tokenizer."
-            )
-    else:
-        loaded = {(one := load_tokenizer(given)).name: one}
-    if not loaded:
-        raise ValueError(
-            f"{where}: needs at least one tokenizer, got none. Pass for instance {{'bytes': 'bytes', 'tekken': 'tekken'}}."
-        )
-    return loaded
+    return {tokenizer.name: tokenizer for tokenizer in load_tokenizers(given, where)}
 
 
 class _Menu(w.Dropdown):
@@ -829,11 +843,20 @@ def render_trial(
     tokenizers: Mapping[str, Tokenizer],  # Name -> tokenizer
 ) -> Outcome:  # Edited fields, distances, cuts and marks, or a message
     "What a `PerturbationExplorer` shows for `trial`."
+    check_kind(trial, Trial, "render_trial", "trial must be a Trial", "Make one with Trial(text, lang, perturbation).")
+    _check_loaded(tokenizers, "render_trial")
     nothing = Outcome({}, pl.DataFrame(schema=_distances), token_schema.empty(), _no_cuts(), {}, "")
     if not trial.text:
         return replace(
             nothing,
             message="An empty text cannot be perturbed. Type a sentence, or choose another language for an example.",
+        )
+    if why := _wants_options(trial):
+        fields = {name: EditedText(text) for name, text in _field_texts(trial).items()}
+        return _shown(
+            replace(nothing, fields=fields, distances=_field_distances(fields, refused=True), message=why),
+            trial,
+            tokenizers,
         )
     try:
         found = _perturbed_fields(trial)
@@ -847,6 +870,18 @@ def render_trial(
         seen = replace(nothing, fields=fields, distances=_field_distances(fields, refused=True), message=why)
     else:
         seen = replace(nothing, fields=found, distances=_field_distances(found))
+    return _shown(seen, trial, tokenizers)
+
+
+def _wants_options(trial: Trial) -> str:
+    if len(trial.options) == 1:
+        return "One option is no choice. Type two or more, one per line, or none."
+    if not trial.options and trial.target != "question":
+        return f"{trial.perturbation} is not applicable: there are no options, and the target is {trial.target}. Type two or more, one per line, or choose the target question."
+    return ""
+
+
+def _shown(seen: Outcome, trial: Trial, tokenizers: Mapping[str, Tokenizer]) -> Outcome:
     try:
         return _with_cuts(seen, seen.fields.get(trial.field, seen.fields["question"]), tokenizers)
     except (ValueError, TypeError, KeyError) as error:
@@ -855,8 +890,6 @@ def render_trial(
 
 def _perturbed_fields(trial: Trial) -> dict[str, EditedText] | NotApplicable:
     if not trial.options:
-        if trial.target != "question":
-            return NotApplicable(f"there are no options, and the target is {trial.target}")
         edited = perturb(
             trial.text, trial.perturbation, trial.lang, seed=trial.seed, item_id="explorer", severity=trial.severity
         )
@@ -937,6 +970,7 @@ def before_after_html(
     limit: int = 600,  # Graphemes shown
 ) -> str:  # Escaped HTML
     "A text and its edited version in two lines, with every edit marked in both."
+    _check_edited(edited, limit, "before_after_html")
     source, before, after, at = graphemes(edited.source), list[str](), list[str](), 0
     shown = [edit for edit in edited.edits if edit.start <= limit]
     for edit in shown:
@@ -1911,7 +1945,7 @@ class EfficiencyExplorer:
             names = [int(name) for name in self.grid.blocks[0]["rows"]]
             pair = [names[row], names[column]]
             told = [
-                f"<li><b>example {k}</b>: {_seen((self._text(k) or 'no text was given')[:600], False)}</li>"
+                f"<li><b>example {k}</b>: <bdi>{_seen((self._text(k) or 'no text was given')[:600], False)}</bdi></li>"
                 for k in dict.fromkeys(pair)
             ]
             said = f'<div class="tks-about" role="status">cosine {self.grid.blocks[0]["cells"][row][column][3]}<ul>{"".join(told)}</ul></div>'
@@ -1922,7 +1956,7 @@ class EfficiencyExplorer:
                 [
                     f"{row['agreement']:.3f}",
                     f"example {row['nearest']} ({row['cosine']:.3f})",
-                    _seen((row["text"] or "")[:80], False),
+                    f"<bdi>{_seen((row['text'] or '')[:80], False)}</bdi>",
                 ],
             )
             for part in ((best,) if best.height <= 8 else (best.head(4), best.tail(4)))
