@@ -22,7 +22,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     from toksuite_nb.ablations import budget_effects, study_questions
     from toksuite_nb.alignment import align, boundary_agreement, cut_shifts
     from toksuite_nb.cells import suite_cells
-    from toksuite_nb.charts import beside_chart, comparison_chart
+    from toksuite_nb.charts import beside_chart, comparison_chart, tokenizer_colours
     from toksuite_nb.core import item_schema, verdict_schema
     from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
@@ -44,14 +44,25 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         preset,
         published_curves,
     )
+    from toksuite_nb.explorers import (
+        Scene,
+        TokenizerExplorer,
+        before_after_html,
+        edits_html,
+        render_scene,
+        render_trial,
+    )
     from toksuite_nb.finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
     from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
     from toksuite_nb.harness import read_results, read_samples
     from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
     from toksuite_nb.items import load_benchmark
-    from toksuite_nb.labeling import LabelingDesk, label_forecast
+    from toksuite_nb.labeling import LabelingDesk, label_forecast, replay
     from toksuite_nb.lm import load_lm
-    from toksuite_nb.perturb import perturb, perturb_items, side_by_side
+    from toksuite_nb.noise import choose_edits, compile_rewritings, read_xkb, scan_confusions
+    from toksuite_nb.notation import date_forms, fraction_words, spoken_number, to_latex
+    from toksuite_nb.perturb import nested_sample, perturb, perturb_items, sample_places, side_by_side
+    from toksuite_nb.register import phrase_table
     from toksuite_nb.robustness import (
         beside_published,
         column_drops,
@@ -66,9 +77,21 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
     from toksuite_nb.score import audit_specials, predictions, rule_changes
     from toksuite_nb.study import compare_predictors, load_study_model
-    from toksuite_nb.suite import SuiteConfig, initial_model, load_suite, read_config, suite_corpus, train_suite
+    from toksuite_nb.styling import math_letter
+    from toksuite_nb.suite import (
+        SuiteConfig,
+        initial_model,
+        load_suite,
+        pack,
+        read_config,
+        step_documents,
+        step_learning_rate,
+        suite_corpus,
+        train_suite,
+    )
+    from toksuite_nb.supervocab import super_vocabulary
     from toksuite_nb.text import clusters, graphemes, skeleton, user_spans, visible
-    from toksuite_nb.tokens import show_bytes
+    from toksuite_nb.tokens import show_bytes, text_direction
 
     class Model:
         config = None
@@ -420,6 +443,85 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             lambda: read_config("nope"),
             "read_config: needs the file of a configuration, got 'nope'",
         ),
+        "a number as tokenizers": (lambda: super_vocabulary(5), "super_vocabulary: needs a name, a path or an object"),
+        "a number to compare": (lambda: compare(5, ["a"], seed=0), "compare: needs a name, a path or an object"),
+        "an unknown name to compare": (lambda: compare(["nope"], ["a"], seed=0), "compare: unknown tokenizer 'nope'"),
+        "a word as a row length": (
+            lambda: pack([[1]], "x"),
+            "pack: context must be a whole number of at least 1, got 'x'",
+        ),
+        "numbers as documents": (lambda: pack([1], 8), "pack: documents must be a list of lists of token ids, got [1]"),
+        "no schedule": (lambda: step_learning_rate(None, 0), "step_learning_rate: config must be a SuiteConfig"),
+        "no documents to read": (
+            lambda: list(step_documents(None, [1])),
+            "step_documents: config must be a SuiteConfig",
+        ),
+        "a number as loaded": (lambda: SuiteConfig(loaded=5), "SuiteConfig: loaded must be a mapping of names"),
+        "no steps between checkpoints": (
+            lambda: train_suite(SuiteConfig(), "x", every=0),
+            "train_suite: every must be a whole number of at least 1, got 0",
+        ),
+        "a text as edits": (
+            lambda: choose_edits("abc", "abc", np.random.default_rng(0), 1.0, "none"),
+            "choose_edits: places must be a list of edits, got NoneType",
+        ),
+        "a number as an edit": (
+            lambda: nested_sample("abc", [3], np.random.default_rng(0), 1.0),
+            "nested_sample: candidates must be a list of edits, got [3]",
+        ),
+        "no generator": (lambda: sample_places(3, None, 1.0), "sample_places: severity and most must be numbers"),
+        "a number as names": (
+            lambda: perturb_items(items, 5, seed=0),
+            "perturb_items: names must be a perturbation or a list",
+        ),
+        "a text as rewritings": (
+            lambda: compile_rewritings("ab"),
+            "compile_rewritings: rules must be pairs of a pattern",
+        ),
+        "a folder of layouts": (
+            lambda: read_xkb(5, "tr(basic)"),
+            "read_xkb: needs the path of a file or folder, got int",
+        ),
+        "an unknown language": (
+            lambda: scan_confusions("xx"),
+            "scan_confusions: lang must be a known language, got 'xx'",
+        ),
+        "a pair without a form": (
+            lambda: phrase_table("a=b; c"),
+            "phrase_table: each pair must be phrase=form, got 'c'",
+        ),
+        "two letters": (lambda: math_letter("ab", "BOLD"), "math_letter: letter must be one ASCII letter or digit"),
+        "a number as a numeral": (lambda: spoken_number(5, "en"), "spoken_number: numeral must be a str, got int"),
+        "a fraction that has no words": (
+            lambda: fraction_words(1, 11, "en"),
+            "fraction_words: denominator must be a whole",
+        ),
+        "month 13": (
+            lambda: date_forms(2020, 13, 1, "en"),
+            "date_forms: month must be a whole number from 1 to 12, got 13",
+        ),
+        "a number as an expression": (lambda: to_latex(5), "to_latex: expression must be a str, got int"),
+        "a text as an edited one": (lambda: edits_html("a"), "edits_html: edited must be an EditedText, got str"),
+        "no edited text": (
+            lambda: before_after_html(None),
+            "before_after_html: edited must be an EditedText, got NoneType",
+        ),
+        "no scene": (lambda: render_scene(3, {}), "render_scene: scene must be a Scene, got int"),
+        "no trial": (lambda: render_trial(3, {}), "render_trial: trial must be a Trial, got int"),
+        "a name for a loaded tokenizer": (
+            lambda: render_scene(Scene("a", "en"), {"bytes": "bytes"}),
+            "render_scene: tokenizers must be a mapping of names to what load_tokenizer returns, got str",
+        ),
+        "a number as tokenizers to explore": (
+            lambda: TokenizerExplorer(5),
+            "TokenizerExplorer: needs a name, a path or",
+        ),
+        "no journal": (lambda: replay(5), "replay: lines must be the lines of a journal, got 5"),
+        "one name to colour": (
+            lambda: tokenizer_colours("abc"),
+            "tokenizer_colours: names must be a list of names, got 'abc'",
+        ),
+        "a number's direction": (lambda: text_direction(5), "text_direction: text must be a str, got int"),
         "one text for prompts and answers": (
             lambda: examples_from_text("bytes", "ab", ["a", "b"]),
             "prompts must be a sequence of strings, got 'ab'",

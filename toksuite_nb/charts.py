@@ -7,7 +7,7 @@ __all__ = ['tokenizer_colours', 'drop_chart', 'efficiency_chart', 'gram_chart', 
            'comparison_heatmap', 'overlap_chart', 'lorenz_chart', 'comparison_chart', 'beside_chart']
 
 # %% ../nbs/50_charts.ipynb #88ae27de
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -43,6 +43,11 @@ def tokenizer_colours(
     names: Sequence[str],  # Tokenizer names
 ) -> dict[str, str]:  # Name -> hexadecimal RGB colour
     "Colour of each tokenizer, the same in every chart; two unknown names share one only when the ten spare colours are used up."
+    names = names if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"tokenizer_colours: names must be a list of names, got {names!r:.60}. Put a single one into a list."
+        )
     colours, used = {}, set()
     for name in sorted(set(names)):
         if name in _KNOWN:

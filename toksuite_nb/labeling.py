@@ -25,7 +25,7 @@ import polars as pl
 import traitlets
 
 from .charts import efficiency_chart
-from .core import check_frame, check_path, content_hash
+from .core import check_frame, check_kind, check_path, content_hash
 from .efficiency import Calibration, forecast, preset, presets
 from .store import atomic_write
 from .text import check_text, visible
@@ -83,6 +83,12 @@ def replay(
     ],  # Lines of a journal: `{"example", "label"}`, `{"example", "skip": true}` or `{"undo": true}`
 ) -> Answers:  # Answers, skips and what can be undone
     "What has been answered after all `lines`."
+    if not isinstance(lines, Sequence) or not all(
+        isinstance(line, Mapping) and ("undo" in line or "example" in line) for line in lines
+    ):
+        raise TypeError(
+            f"replay: lines must be the lines of a journal, got {lines!r:.60}. Read them with read_journal(path)."
+        )
     done: list[Mapping[str, Any]] = []
     for line in lines:
         if line.get("undo"):
@@ -170,6 +176,13 @@ def show_card(
     limit: int = 20_000,  # Characters of a prompt that are shown
 ) -> Card:  # The next example, and the progress
     "The example whose turn it is."
+    advice = "Make it with label_queue(prompts)."
+    check_kind(queue, pl.DataFrame, "show_card", "queue must be a polars DataFrame", advice)
+    if missing := {"why_not", "example", "prompt"} - set(queue.columns):
+        raise ValueError(
+            f"show_card: queue must have the columns of label_queue, got none named {sorted(missing)}. {advice}"
+        )
+    check_kind(answers, Answers, "show_card", "answers must be Answers", "Make them with replay(lines).")
     asked = queue.filter(pl.col("why_not").is_null())
     names = asked["example"].to_list()
     waiting = [name for name in names if name not in answers.labels]

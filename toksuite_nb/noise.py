@@ -36,7 +36,8 @@ from toksuite_nb.perturb import (
     sample_rows,
 )
 from .store import atomic_write, data_dir, data_path, register_data
-from .text import clusters, graphemes, lower, skeleton, upper
+from .core import check_kind, check_path
+from .text import check_lang, clusters, graphemes, lower, skeleton, upper
 
 # %% ../nbs/13_noise.ipynb #e1c82fc4
 def choose_edits(
@@ -49,13 +50,21 @@ def choose_edits(
     fits: bool = False,  # Whether a text without a place is already as the perturbation would write it
 ) -> list[Edit] | NotApplicable:  # The edits taken, in text order
     "A nested share of `places`, or the reason why there is none."
+    _check_places(places, "choose_edits")
     return nested_sample(text, places, rng, severity) if places else NotApplicable(reason, fits=fits)
+
+
+def _check_places(places: Any, where: str) -> None:
+    rule, advice = "places must be a list of edits", "Make each with Edit(start, end, source, target)."
+    # a text is a sequence too; what the places are is asked when they are taken
+    check_kind(None if isinstance(places, (str, bytes)) else places, Sequence, where, rule, advice)
 
 # %% ../nbs/13_noise.ipynb #d0ed29c1
 def letter_runs(
     parts: Sequence[str],  # Graphemes of a text
 ) -> list[range]:  # One range of grapheme positions per word
     "Positions of the maximal runs of graphemes that begin with a letter."
+    check_kind(parts, Sequence, "letter_runs", "parts must be a list of graphemes", "Pass graphemes(text).")
     runs, start = [], None
     for i, part in enumerate([*parts, " "]):
         if part[0].isalpha():
@@ -70,6 +79,8 @@ def bare_letter(
     part: str,  # A grapheme
 ) -> tuple[str, str]:  # Its letter with marks in NFC, and the joiners (ZWNJ, ZWJ) that trail it
     "Letter of a grapheme without the joiner that belongs to the gap after it."
+    if not isinstance(part, str):  # asked for every letter of a text
+        check_kind(part, str, "bare_letter", "part must be a str", "Pass one of graphemes(text).")
     letter = part.rstrip("\u200c\u200d") or part
     return unicodedata.normalize("NFC", letter), part[len(letter) :]
 
@@ -83,6 +94,14 @@ def match_edits(
     searched: str = "",  # Text to search, of the same length; `text` itself if empty
 ) -> list[Edit]:  # One edit per match that changes
     "Edits of what a pattern finds."
+    check_kind(text, str, "match_edits", "text must be a str", "Decode bytes with .decode('utf-8').")
+    check_kind(
+        pattern,
+        re.Pattern,
+        "match_edits",
+        "pattern must be a compiled regular expression",
+        "Compile it with re.compile.",
+    )
     found = [(match.start(), match.end(), match) for match in pattern.finditer(searched or text)]
     if not found:
         return []
@@ -104,20 +123,36 @@ def like_case(
     lang: str,  # Language of the case rules
 ) -> str:  # `word` in capitals, with a capital first, or as it is
     "`word` in the case of `model`."
-    letters = [c for c in model if c.isalpha()]
-    if len(letters) > 1 and all(c.isupper() for c in letters):
-        return upper(word, lang)
-    return upper(word[:1], lang) + word[1:] if model[:1].isupper() else word
+    try:
+        letters = [c for c in model if c.isalpha()]
+        if len(letters) > 1 and all(c.isupper() for c in letters):
+            return upper(word, lang)
+        return upper(word[:1], lang) + word[1:] if model[:1].isupper() else word
+    except (
+        AttributeError,
+        TypeError,
+    ):  # asked for every match in a text, so that kinds are looked at only when it fails
+        for given in (word, model):
+            check_kind(given, str, "like_case", "word and model must be str", "Decode bytes with .decode('utf-8').")
+        raise
 
 
 Rewriting = tuple[re.Pattern[str], str]
 _group = re.compile(r"\\(\d)")
 
 
+def _is_rule(rule: Any) -> bool:
+    return isinstance(rule, (tuple, list)) and [type(part) for part in rule] == [str, str]
+
+
 def compile_rewritings(
     rules: Sequence[tuple[str, str]],  # Pattern and template, in lower case
 ) -> tuple[Rewriting, ...]:  # The same, compiled
     "A table of rewritings."
+    if isinstance(rules, str) or not isinstance(rules, Sequence) or not all(_is_rule(rule) for rule in rules):
+        raise TypeError(
+            f"compile_rewritings: rules must be pairs of a pattern and a template, got {rules!r:.60}. Write for instance [('ph', 'f')]."
+        )
     return tuple((re.compile(pattern), template) for pattern, template in rules)
 
 
@@ -149,6 +184,7 @@ def one_per_word(
     rng: np.random.Generator,  # Generator of this text
 ) -> list[Edit]:  # At most one edit that begins in each word
     "One of the proposed edits for each word."
+    _check_places(places, "one_per_word")
     words, count = [], 0
     for part in graphemes(text):
         count += part.isspace()
@@ -181,6 +217,8 @@ def read_xkb(
     layout: str,  # File and variant, e.g. `"tr(basic)"`
 ) -> dict[str, list[str]]:  # Key name to the letter without and with Shift; `""` where that is no letter
     "Letters of a keyboard layout, its includes resolved."
+    folder = check_path(folder, "read_xkb")
+    check_kind(layout, str, "read_xkb", "layout must be a str", "Name a file and its variant, e.g. 'tr(basic)'.")
     name, _, variant = layout.rstrip(")").partition("(")
     source = re.sub(r"//.*", "", (folder / name).read_text(encoding="utf-8"))
     block = re.search(rf'xkb_symbols\s+"{variant or "basic"}"\s*\{{(.*?)^\}};', source, re.DOTALL | re.MULTILINE)
@@ -292,6 +330,8 @@ def homophones(
     syllable: str,  # Its reading here, toneless pinyin, e.g. `"yan"`
 ) -> list[tuple[str, int]]:  # Up to five other characters with the number of dictionary phrases that use each
     "Common characters an input method offers for the same syllable."
+    check_kind(character, str, "homophones", "character must be a str", "Pass one Chinese character.")
+    check_kind(syllable, str, "homophones", "syllable must be a str", "Pass its pinyin without tones, e.g. 'yan'.")
     return [(other, n) for other, n in _homophones().get(syllable, []) if other != character and n][:5]
 
 # %% ../nbs/13_noise.ipynb #84611995
@@ -309,6 +349,7 @@ def han_readings(
     "Phrase-aware pinyin of each Chinese character of a text."
     from pypinyin import Style, lazy_pinyin
 
+    check_kind(text, str, "han_readings", "text must be a str", "Decode bytes with .decode('utf-8').")
     one_by_one: Any = list  # unknown characters stay, each in its own place
     readings: dict[int, str] = {}
     for run in _han.finditer(text):
@@ -647,7 +688,7 @@ def scan_confusions(
     lang: str,  # en, fa, it, tr or zh
 ) -> dict[str, list[str]]:  # One or two letters to what may be read instead
     "Shapes that recognition of printed text confuses in a language."
-    groups = {"fa": _dotted, "zh": _strokes}.get(lang)
+    groups = {"fa": _dotted, "zh": _strokes}.get(check_lang(lang, "scan_confusions"))
     if groups is None:
         return _ocr_tables[lang]
     return {letter: [other for other in group if other != letter] for group in groups for letter in group}
@@ -800,6 +841,8 @@ def look_alikes(
     letter: str,  # A Latin letter, with or without marks, or a Chinese character
 ) -> list[str]:  # Confusable letters of another script, with the same marks; empty if there is none
     "Letters of UTS 39 that cannot be told from `letter` by eye."
+    if not isinstance(letter, str) or not letter:  # asked for every letter of a text
+        raise ValueError(f"look_alikes: letter must be one letter, got {letter!r:.60}. Pass one of graphemes(text).")
     plain = unicodedata.normalize("NFD", letter)
     return [unicodedata.normalize("NFC", other + plain[1:]) for other in _look_alikes().get(plain[0], [])]
 

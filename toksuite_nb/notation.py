@@ -22,6 +22,7 @@ from .edits import Edit
 from .noise import choose_edits, match_edits
 from .perturb import NotApplicable, Perturbation, habits, nested_sample, perturbations, register
 from .store import data_dir, data_path
+from .core import check_kind
 from .text import check_lang, graphemes, protected_spans
 
 # %% ../nbs/17_notation.ipynb #e668e6f6
@@ -187,6 +188,11 @@ def spoken_number(
     lang: str,  # en, fa, it, tr or zh
 ) -> str | None:  # Words, or None where it is no numeral of that language below 10^12
     "A numeral of a text in words."
+    check_kind(
+        numeral, str, "spoken_number", "numeral must be a str", "Write the digits as in the text, e.g. '1,028.5'."
+    )
+    if lang not in _points:
+        check_lang(lang, "spoken_number")
     whole, *fraction = re.split(f"[{_points[lang]}]", numeral.translate(_ascii_digits))
     if len(fraction) > 1 or not re.fullmatch(rf"\d+|\d{{1,3}}(?:[{_groupers[lang]}]\d{{3}})+", whole, re.ASCII):
         return None
@@ -293,10 +299,16 @@ def fraction_words(
     lang: str,  # en, fa, it, tr or zh
 ) -> str:  # The fraction in words
     "A common fraction in words."
+    check_lang(lang, "fraction_words")
+    for name, n, low, high in (("numerator", numerator, 1, 9), ("denominator", denominator, 2, 10)):
+        if isinstance(n, bool) or not isinstance(n, int) or not low <= n <= high:
+            raise ValueError(
+                f"fraction_words: {name} must be a whole number from {low} to {high}, got {n!r:.60}. Other fractions have no words here."
+            )
     number = number_words(numerator, lang)
     if lang == "zh":
         return f"{number_words(denominator, lang)}分之{number}"
-    name = _fraction_names[check_lang(lang, "fraction_words")].split()[denominator - 2]
+    name = _fraction_names[lang].split()[denominator - 2]
     if lang == "tr":
         return f"{name} {number}"
     if lang == "it":
@@ -338,6 +350,11 @@ def turkish_suffix(
     suffix: str,  # `genitive` (*-ın*) or `possessive` (*-ı*)
 ) -> str:  # The numeral with apostrophe and suffix
     "A numeral with a suffix in harmony with its spoken form."
+    check_kind(numeral, str, "turkish_suffix", "numeral must be a str", "Write the digits as in the text, e.g. '60'.")
+    if suffix not in ("genitive", "possessive"):
+        raise ValueError(
+            f"turkish_suffix: suffix must be 'genitive' or 'possessive', got {suffix!r:.60}. Choose one of them."
+        )
     words = spoken_number(numeral, "tr") or number_words(0, "tr")
     vowel = _turkish_vowels[next(c for c in reversed(words) if c in _turkish_vowels)]
     open_end = words[-1] in _turkish_vowels
@@ -468,6 +485,10 @@ def read_date(
     tuple[int | None, int, int] | None
 ):  # Year, or None if it is not written, month and day; None if there is no such day or it is ambiguous
     "What a written date says."
+    check_kind(
+        found, re.Match, "read_date", "found must be a match of a date", "Search with re, and pass what it finds."
+    )
+    check_lang(lang, "read_date")
     parts = {key: value for key, value in found.groupdict().items() if value}
     year = next((int(parts[key]) for key in ("y1", "y2", "y3", "y4") if key in parts), None)
     if lang == "fa":
@@ -513,6 +534,13 @@ def date_forms(
     lang: str,  # en, fa (a year before 1700, or none, is of the Persian calendar), it, tr or zh
 ) -> list[str]:  # The common forms, the year last in most
     "The ways to write a date in a language."
+    check_lang(lang, "date_forms")
+    limits = (("year", year, 1, 9999), ("month", month, 1, 12), ("day", day, 1, 31))
+    for name, n, low, high in limits[year is None :]:
+        if isinstance(n, bool) or not isinstance(n, int) or not low <= n <= high:
+            raise ValueError(
+                f"date_forms: {name} must be a whole number from {low} to {high}, got {n!r:.60}. Pass a date of the calendar."
+            )
     return list(dict.fromkeys(_date_forms(year, month, day, lang)))  # the two names of May are one
 
 
@@ -703,6 +731,7 @@ def is_formula(
     text: str,  # A word, e.g. `"H2O"`
 ) -> bool:  # Whether it is a chemical formula with a number
     "Whether `text` is made of symbols of elements and their numbers."
+    check_kind(text, str, "is_formula", "text must be a str", "Pass one word, e.g. 'H2O'.")
     symbols = re.findall(r"[A-Z][a-z]?", text)
     valid = (
         bool(re.fullmatch(_formula, text))
@@ -741,6 +770,7 @@ def to_latex(
     expression: str,  # An expression as typed, e.g. `"1/2 + 3^2"`
 ) -> str | None:  # Its LaTeX between dollar signs; None where it holds no number or unbalanced brackets
     "A typed expression in LaTeX."
+    check_kind(expression, str, "to_latex", "expression must be a str", "Write it as typed, e.g. '1/2 + 3^2'.")
     if not any(c.isdigit() for c in expression) and not re.search(r"[+×*÷=]", expression):
         return None
     if expression.count("(") != expression.count(")") or _dates.fullmatch(expression):

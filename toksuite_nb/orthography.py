@@ -30,6 +30,7 @@ from toksuite_nb.noise import (
 )
 from .perturb import NotApplicable, Perturbation, habits, nested_sample, register
 from .store import data_path
+from .core import check_kind
 from .text import graphemes, lower
 
 # %% ../nbs/14_orthography.ipynb #a710158b
@@ -40,6 +41,11 @@ def letter_edits(
     ],  # Position and letter to what is written instead; None or the same for no change
 ) -> list[Edit]:  # One proposed edit per letter that changes
     "Edits of single letters."
+    check_kind(parts, Sequence, "letter_edits", "parts must be a list of graphemes", "Pass graphemes(text).")
+    if not callable(written):
+        raise TypeError(
+            f"letter_edits: written must be a function, got {type(written).__name__}. It takes a position and a letter."
+        )
     places = []
     for i, part in enumerate(parts):
         letter, joiner = bare_letter(part)
@@ -231,6 +237,7 @@ def read_word(
     word: str,  # A Farsi word without vowel marks
 ) -> tuple[str, ...]:  # Vocalised, Finglish, word class; empty if the word is not known
     "The reading of a word of the lexicon, with or without an ending."
+    check_kind(word, str, "read_word", "word must be a str", "Pass one Farsi word.")
     known = _persian_words()
     if word in known:
         return known[word]
@@ -424,6 +431,7 @@ def han_words(
     parts: Sequence[str],  # Graphemes of a text
 ) -> list[range]:  # One range of grapheme positions per word found
     "Words of two or more Chinese characters, the longest at each place."
+    check_kind(parts, Sequence, "han_words", "parts must be a list of graphemes", "Pass graphemes(text).")
     known, longest = _han_lexicon()
     found, end = [], len(parts)
     while end > 0:

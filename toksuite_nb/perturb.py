@@ -83,6 +83,10 @@ class Perturbation:
     protects: bool = True  # Whether formulas, code, URLs and e-mail addresses are kept from it
 
     def __post_init__(self) -> None:
+        if isinstance(self.langs, str) or not isinstance(self.langs, Iterable):
+            raise TypeError(
+                f"Perturbation: langs must be a tuple of language codes, got {self.langs!r:.60}. Write for instance ('en',)."
+            )
         unknown = [lang for lang in self.langs if lang not in languages]
         problems = [f"langs with unknown {unknown}, known are {list(languages)}"] * bool(unknown)
         problems += ["no langs"] * (not self.langs) + [f"target {self.target!r}"] * (self.target not in _targets)
@@ -256,11 +260,35 @@ def nested_sample(
     protects: bool = True,  # Whether formulas, code, URLs and e-mail addresses are kept out
 ) -> list[Edit]:  # Sorted, not overlapping; a subset of what a higher severity gives
     "The first share of the candidates in a random order that does not depend on `severity`."
-    allowed = _allowed(text, _sorted(candidates), protects)
+    _check_draw(rng, severity, most, "nested_sample")
+    allowed = _allowed(text, _sorted(_checked(candidates)), protects)
     order = rng.permutation(len(allowed)).tolist()
     if _overlap(allowed):
         order = _apart(order, allowed, len(graphemes(text)))
     return [allowed[i] for i in sorted(order[: _share(len(order), severity * most)])]
+
+
+def _checked(candidates: Any) -> Iterable[Edit]:
+    if isinstance(candidates, EditRows):
+        return candidates
+    edits = list(candidates) if isinstance(candidates, Iterable) else [candidates]
+    if not all(isinstance(edit, Edit) for edit in edits):
+        raise TypeError(
+            f"nested_sample: candidates must be a list of edits, got {candidates!r:.60}. Make each with Edit(start, end, source, target)."
+        )
+    return edits
+
+
+def _check_draw(rng: Any, severity: Any, most: Any, where: str, count: Any = 0) -> None:
+    numbers = (
+        isinstance(severity, (int, float)) and isinstance(most, (int, float)) and isinstance(count, (int, np.integer))
+    )
+    if numbers and count >= 0 and hasattr(rng, "random"):
+        return
+    got = f"{severity!r:.40}, {most!r:.40}, {count!r:.40} and {type(rng).__name__}"
+    raise TypeError(
+        f"{where}: severity and most must be numbers, a count a whole number >= 0 and rng a generator, got {got}. Pass derive_rng(seed, name) as rng."
+    )
 
 
 def _share(count: int, share: float) -> int:
@@ -389,6 +417,7 @@ def sample_places(
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
 ) -> list[tuple[int, float, float]]:  # For each place taken, in order: its position, and two numbers in [0, 1)
     "The first share of the places, in a random order that does not depend on `severity`."
+    _check_draw(rng, severity, most, "sample_places", count)
     if count < 100:
         taken, places = min(count, _share(count, severity * most)), []
         keys, pack = rng.few(taken) if isinstance(rng, Draws) else rng.random(taken).tolist(), list(range(count))
@@ -410,6 +439,7 @@ def sample_columns(
     most: float | int = 1.0,  # Share that severity 1 takes, in (0, 1]
 ) -> tuple[Any, Any]:  # Arrays: positions of the places taken, in order, and the random number of each
     "The places of `sample_places` as columns; its two numbers are `later_bits` 23 and 38."
+    _check_draw(rng, severity, most, "sample_columns", count)
     taken = min(count, _share(count, severity * most))
     if count < 100:
         return _shuffled_columns(count, taken, rng)
@@ -427,6 +457,7 @@ def later_bits(
     skip: int,  # Leading bits to leave out, of 53
 ) -> Any:  # Numbers in [0, 1) from the bits that follow
     "Further random numbers out of the later bits of some."
+    check_kind(skip, int, "later_bits", "skip must be a whole number of bits", "Pass for instance 23.")
     shifted = keys * 2.0**skip
     return shifted - np.floor(shifted)
 
@@ -825,6 +856,13 @@ def perturb_items(
     show: bool | None = None,  # Whether to show a progress bar; by default from 2,000 rows on
 ) -> pl.DataFrame:  # Items frame of the perturbed rows, including those that were not applicable
     "The perturbed versions of canonical items, each beside the id of its own canonical item."
+    check_kind(
+        names,
+        Iterable,
+        "perturb_items",
+        "names must be a perturbation or a list of them",
+        "See perturbations() for the names.",
+    )
     names = [names] if isinstance(names, str) else list(names)
     alone = isinstance(protect, str) or not isinstance(protect, Iterable)
     kept: list[Any] = [protect] if alone else list(protect)

@@ -26,6 +26,7 @@ from toksuite_nb.noise import (
 from .orthography import han_words
 from .perturb import NotApplicable, Perturbation, Rule, habits, register
 from .store import data_path
+from .core import check_kind
 from .text import graphemes, lower
 
 # %% ../nbs/16_register.ipynb #c0b9438e
@@ -76,7 +77,12 @@ def phrase_table(
     listed: str,  # Pairs `phrase=form`, separated by `;`
 ) -> PhraseTable:  # Pattern of all phrases, and phrase to form
     "A list of phrases and what is written for them."
+    check_kind(listed, str, "phrase_table", "listed must be a str", "Write pairs as 'phrase=form; phrase=form'.")
     pairs = [pair.split("=") for pair in " ".join(listed.split()).split(";") if pair.strip()]
+    if odd := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(
+            f"phrase_table: each pair must be phrase=form, got {'='.join(odd[0]).strip()!r:.60}. Separate pairs by semicolons."
+        )
     table = {phrase.strip(): form.strip() for phrase, form in pairs}
     longest_first = sorted(table, key=lambda phrase: (-len(phrase), phrase))
     return re.compile(rf"(?<![\w\u200c])(?:{'|'.join(map(re.escape, longest_first))})(?![\w\u200c])"), table
@@ -88,6 +94,10 @@ def phrase_edits(
     table: PhraseTable,  # From `phrase_table`
 ) -> list[Edit]:  # One per phrase found
     "Edits that write a table's form for each of its phrases."
+    if not isinstance(table, tuple) or len(table) != 2:
+        raise TypeError(
+            f"phrase_edits: table must be a pattern and its forms, got {table!r:.60}. Make it with phrase_table."
+        )
     pattern, forms = table
     low = lower(text, lang)
 

@@ -22,6 +22,10 @@ def styled_words(
     style: Callable[[str], str],  # Grapheme to styled grapheme
 ) -> list[Edit]:  # One edit per word that changes
     "Each word of a text in a style."
+    if not callable(style):
+        raise TypeError(
+            f"styled_words: style must be a function, got {type(style).__name__}. It takes a grapheme and returns one."
+        )
     parts, places, start = graphemes(text), [], 0
     for i, part in enumerate([*parts, " "]):
         if part.isspace():
@@ -50,6 +54,16 @@ def math_letter(
     style: str,  # Style as in Unicode names, e.g. `"BOLD"`, `"SCRIPT"`, `"DOUBLE-STRUCK"`
 ) -> str:  # The styled character, or `letter` itself if Unicode has none
     "`letter` from the mathematical alphanumerics, or from the letter-like symbols where those have a hole."
+    if (
+        not isinstance(letter, str)
+        or not isinstance(style, str)
+        or len(letter) != 1
+        or not letter.isascii()
+        or not letter.isalnum()
+    ):
+        raise ValueError(
+            f"math_letter: letter must be one ASCII letter or digit and style a str, got {letter!r:.60} and {style!r:.60}. Pass e.g. 'a', 'BOLD'."
+        )
     kind = "DIGIT" if letter.isdigit() else "CAPITAL" if letter.isupper() else "SMALL"
     what = unicodedata.name(letter).split()[-1]
     older = "BLACK-LETTER" if style == "FRAKTUR" else style

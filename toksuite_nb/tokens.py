@@ -77,6 +77,7 @@ def text_direction(
     text: str,  # Any text
 ) -> str:  # `"rtl"` or `"ltr"`
     "Direction of the first character that has one, as a browser decides it."
+    check_kind(text, str, "text_direction", "text must be a str", "Decode bytes with .decode('utf-8').")
     strong = next((d for c in text if (d := unicodedata.bidirectional(c)) in ("L", "R", "AL")), "L")
     return "ltr" if strong == "L" else "rtl"
 
