@@ -105,10 +105,10 @@ def match_edits(
     found = [(match.start(), match.end(), match) for match in pattern.finditer(searched or text)]
     if not found:
         return []
-    starts, at = {}, 0
-    for i, part in enumerate([*graphemes(text), ""]):
-        starts[at] = i
-        at += len(part)
+    parts = clusters(text)
+    starts: Any = range(len(text) + 1)  # place in the text to place among graphemes
+    if len(parts) < len(text):
+        starts = {at: i for i, at in enumerate(accumulate(map(len, parts), initial=0))}
     whole = [(start, end, written(match)) for start, end, match in found if start in starts and end in starts]
     return [
         Edit(starts[a], starts[b], text[a:b], target)
@@ -186,7 +186,7 @@ def one_per_word(
     "One of the proposed edits for each word."
     _check_places(places, "one_per_word")
     words, count = [], 0
-    for part in graphemes(text):
+    for part in clusters(text):
         count += part.isspace()
         words.append(count)
     groups: dict[int, list[Edit]] = {}

@@ -7,6 +7,7 @@ __all__ = ['styled_words', 'style_rule', 'math_letter', 'alphabet']
 
 # %% ../nbs/15_styling.ipynb #411adbd1
 from collections.abc import Callable
+from functools import lru_cache
 import unicodedata
 
 import numpy as np
@@ -266,6 +267,7 @@ _marks_above = "\u0300\u0301\u0302\u0303\u0306\u0307\u030a\u030c\u030f\u0311"
 _marks_below = "\u0323\u0324\u0325\u032d\u032e\u0330\u0331"
 
 
+@lru_cache(maxsize=1000)  # a text has few letters, and many of each
 def _latin_letter(part: str) -> bool:
     return part[0].isalpha() and unicodedata.name(part[0], "").startswith("LATIN")
 
