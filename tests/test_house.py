@@ -124,6 +124,17 @@ def test_exported_modules_have_no_star_import():
     assert not bad
 
 
+def test_readme_says_where_every_module_is():
+    "Under *Where to go*: by name, or between two names as in `` `10_text` to `17_notation` ``; the two that all others stand on are not for the reader of that table."
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where to go")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\d\d_\w+)`", table))
+    spans = [(int(a), int(b)) for a, b in re.findall(r"`(\d\d)_\w+` to `(\d\d)_\w+`", table)]
+    stems = [path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")]
+    assert not named - set(stems)
+    told = {stem for stem in stems if stem in named or any(a <= int(stem[:2]) <= b for a, b in spans)}
+    assert set(stems) - told == {"00_core", "01_store"}
+
+
 def test_manifest_lists_every_data_file():
     listed = set(json.loads((ROOT / "data/MANIFEST.json").read_text()))
     there = {p.relative_to(ROOT / "data").as_posix() for p in (ROOT / "data").rglob("*") if p.is_file()}
