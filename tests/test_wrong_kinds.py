@@ -91,6 +91,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     from toksuite_nb.supervocab import super_vocabulary
     from toksuite_nb.text import clusters, graphemes, skeleton, user_spans, visible
+    from toksuite_nb.tokenizer import load_tokenizer
     from toksuite_nb.tokens import show_bytes, text_direction
 
     class Model:
@@ -442,6 +443,14 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "no configuration there": (
             lambda: read_config("nope"),
             "read_config: needs the file of a configuration, got 'nope'",
+        ),
+        "a number as a tokenizer's name": (
+            lambda: load_tokenizer("bytes", 5),
+            "load_tokenizer: name must be a str or None",
+        ),
+        "a word as ids": (
+            lambda: load_tokenizer("bytes").decode("x"),
+            "decode: ids must be a list of whole numbers, got str 'x' from 'bytes'. Pass ids as encode gives them.",
         ),
         "a number as tokenizers": (lambda: super_vocabulary(5), "super_vocabulary: needs a name, a path or an object"),
         "a number to compare": (lambda: compare(5, ["a"], seed=0), "compare: needs a name, a path or an object"),

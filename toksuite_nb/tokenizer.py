@@ -35,7 +35,7 @@ import polars as pl
 from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer as BackendTokenizer, normalizers
 
-from .core import check_frame, content_hash, token_schema
+from .core import check_frame, check_kind, content_hash, token_schema
 from .text import UnknownName, graphemes, nearest
 
 # %% ../nbs/20_tokenizer.ipynb #369641d2
@@ -1342,7 +1342,11 @@ def _plain_ids(ids: Any, name: str, rule: str = "load_tokenizer: encode must ret
     except TypeError:
         raise TypeError(
             f"{rule} a list of whole numbers, got {type(ids).__name__} {str(ids)[:60]!r} from {name!r}. "
-            "Wrap the object so that encode(text) gives token ids."
+            + (
+                "Pass ids as encode gives them."
+                if rule.startswith("decode")
+                else "Wrap the object so that encode(text) gives token ids."
+            )
         ) from None
 
 
@@ -1673,6 +1677,9 @@ def load_tokenizer(
     | None = None,  # For a `.tiktoken` file: its regular expression, or the encoding whose expression it takes, e.g. `"cl100k_base"`
 ) -> Tokenizer:  # Ready to cut
     "Any tokenizer behind one protocol."
+    check_kind(
+        name, (str, type(None)), "load_tokenizer", "name must be a str or None", "Leave it out for the tokenizer's own."
+    )
     if pattern is not None and not (isinstance(spec, (str, Path)) and str(spec).endswith(".tiktoken")):
         raise ValueError(
             f"load_tokenizer: pattern belongs to .tiktoken files, got {pattern!r} for {str(spec)[:80]!r}. Leave it out: other tokenizers "
