@@ -866,3 +866,26 @@ def test_examples_of_a_gram_run_in_their_own_direction():
     explorer.grid.picked = [0, 0, 1]
     assert explorer.pair.value.count(f"<bdi>{texts[0]}</bdi>") == 2
     assert "<b>two" not in explorer.pair.value
+
+
+def test_one_token_is_written_as_one(tokenizers):
+    assert repr(TokenizerExplorer(["bytes"], text="1", perturbation=None)).endswith("as written, bytes: 1 token")
+
+
+def test_brackets_in_the_heatmap_are_explained_beside_it():
+    row = {
+        "model": "m",
+        "tokenizer": "t",
+        "perturbation": "uppercase",
+        "lang": "en",
+        "norm": "char",
+        "n": 4,
+        "n_sets": 4,
+        "lost": 0,
+        "gained": 0,
+    }
+    numbers = ("canonical", "perturbed", "drop", "relative_drop", "chance_corrected", "p", "p_adjusted", "low", "high")
+    frame = pl.DataFrame([row | dict.fromkeys(numbers, 0.5) | {"mde": None}], schema_overrides={"mde": pl.Float64})
+    explorer = RobustnessExplorer(frame)
+    assert explorer.grid.blocks[0]["cells"][0][0][0] == "(50%)"
+    assert any("in brackets: not settled" in getattr(part, "value", "") for part in explorer.view.children)

@@ -690,7 +690,7 @@ class TokenizerExplorer:
         scene = self.state
         short = visible(scene.text if len(scene.text) <= 40 else scene.text[:39] + "…")
         lines = [
-            f"{row['text']}, {row['tokenizer']}: {row['n_tokens']:,} tokens"
+            f"{row['text']}, {row['tokenizer']}: {_many(row['n_tokens'], 'token')}"
             for row in self.seen.counts.rows(named=True)
         ]
         head = f"TokenizerExplorer({short!r}, lang={scene.lang!r}, perturbation={scene.perturbation!r}, severity={scene.severity:g}, seed={scene.seed})"
@@ -1461,7 +1461,8 @@ class RobustnessExplorer:
             "" if self.beside is None else f'<div class="tks-chart">{_svg(beside_chart(self.beside))}</div>'
         )
         row = w.Box([self.lang, self.norm, self.value], layout=w.Layout(flex_flow="row wrap"))
-        self.view = w.VBox([w.HTML(_page_css), row, self.grid, self.detail, self.behind, self.ranks])
+        key = w.HTML(f'<div class="tks-about">{_drop_key}</div>')
+        self.view = w.VBox([w.HTML(_page_css), row, key, self.grid, self.detail, self.behind, self.ranks])
         for part in (self.detail, self.case, self.cuts):
             part.add_class("tks-out")
         for control in (self.lang, self.norm, self.value):
@@ -1726,6 +1727,9 @@ def _drop_blocks(drops: pl.DataFrame, rows: str, value: str) -> list[dict[str, A
             }
         )
     return blocks
+
+
+_drop_key = "Orange: lost, blue: gained. Pale, in brackets: not settled by these items (Holm, 0.05)."
 
 
 def _settled(row: Mapping[str, Any]) -> bool:
