@@ -313,6 +313,10 @@ def _check_edited(edited: Any, limit: Any, where: str) -> None:
     check_kind(limit, int, where, "limit must be a whole number of graphemes", "Leave it out for 600.")
 
 
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def _seen(text: str, spaces: bool = True) -> str:
     return escape(visible(text.replace(" ", "␣") if spaces else text))
 
@@ -999,10 +1003,6 @@ def _field_html(name: str, row: Mapping[str, Any], edited: EditedText) -> str:
     distance = f"{_many(row['char_distance'], 'code point')}, {_many(row['byte_distance'], 'byte')}"
     far = f"{_many(row['n_edits'], 'edit')} on {row['edited']:.0%} of its characters; distance {distance}"
     return f'<div class="tks-field"><div class="tks-title">{title}: {far}</div>{before_after_html(edited)}</div>'
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _cut_table(cuts: pl.DataFrame) -> str:

@@ -157,6 +157,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def _check_whole(given: Mapping[str, Any], where: str) -> None:
+    odd = {name: n for name, n in given.items() if isinstance(n, bool) or not isinstance(n, int) or n < 1}
+    if odd:
+        raise ValueError(
+            f"{where}: {' and '.join(odd)} must be a whole number of at least 1, got {', '.join(map(repr, odd.values()))}. Pass for instance 100."
+        )
+
+
 def _check_config(config: Any, where: str) -> None:
     advice = "Make one with SuiteConfig(...), or read one with read_config(path)."
     check_kind(config, SuiteConfig, where, "config must be a SuiteConfig", advice)
@@ -1288,14 +1296,6 @@ def train_suite(
             machine.wait_for_everyone()
     curves = pl.concat([pl.read_csv(folder / name / "curve.csv") for name in chosen])
     return load_suite(folder, names=chosen), curves
-
-
-def _check_whole(given: Mapping[str, Any], where: str) -> None:
-    odd = {name: n for name, n in given.items() if isinstance(n, bool) or not isinstance(n, int) or n < 1}
-    if odd:
-        raise ValueError(
-            f"{where}: {' and '.join(odd)} must be a whole number of at least 1, got {', '.join(map(repr, odd.values()))}. Pass for instance 100."
-        )
 
 
 _sample = 10_000  # documents of a stream from which tokenizers are learnt
