@@ -1,6 +1,7 @@
 """Data-efficiency curves against the published areas, and forecasts against their own definition."""
 
 import json
+import statistics as stdlib
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -376,6 +377,9 @@ LINE = (np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8))
         (lambda: efficiency_auc({0: 0.2, 50: float("nan")}), "metric nan at n=50"),
         (lambda: efficiency_auc({0: 0.2, 50: 0.3, "50": 0.4}), "each budget must stand once, got .'0', '50', '50'."),
         (lambda: efficiency_auc({0: 0.2}), r"needs a budget between 50 and 5000, got \[0\]"),
+        (lambda: crossing({0: 0.1, 50: float("nan")}, 0.5), "metric nan at n=50. Leave out what was not measured"),
+        (lambda: crossing({0: 0.1, 50: 0.3}, float("nan")), "a finite target, got target=nan"),
+        (lambda: crossing({50: 0.1, "50": 0.3}, 0.2), "each once"),
         (lambda: efficiency_auc({}), r"needs a budget between 50 and 5000, got \[\]"),
         (lambda: fit_ceiling({0: 0.2, 50: 0.4}), "at least 2 budgets, got .0, 50.. Two parameters need two points"),
         (lambda: fit_ceiling({50: 0.2, 100: 0.4}), "needs the zero-shot metric"),
@@ -542,6 +546,60 @@ def test_prior_of_other_tasks_pulls_and_vanishes_with_its_strength():
         ceiling_prior(others[:2])
 
 
+def rising(n_tasks: int) -> dict[str, dict[int, float]]:
+    """Noisy curves with dips, some of them after the budgets seen."""
+    rng, n = np.random.default_rng(0), np.array([50, 100, 200, 500, 1000, 2500, 5000])
+    made = {}
+    for k in range(n_tasks):
+        zero, rise, half = rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.6), np.exp(rng.uniform(3, 7))
+        metric = np.clip(zero + rise * n / (n + half) + rng.normal(0, 0.03, n.size), 0, 1)
+        made[f"task {k}"] = {0: float(zero), **dict(zip(n.tolist(), metric.tolist(), strict=True))}
+    return made
+
+
+def as_curves(measured: dict[str, dict[int, float]]) -> pl.DataFrame:
+    rows = [("m", task, n, metric, None) for task, curve in measured.items() for n, metric in curve.items()]
+    return pl.DataFrame(rows, orient="row", schema=published_curves().drop("metric_name").schema)
+
+
+def test_prior_holds_sample_means_and_spreads():
+    curves = [CeilingCurve(0.1, top, half) for top, half in ((0.9, 80), (0.95, 120), (0.85, 100), (0.8, 150))]
+    prior = ceiling_prior(curves, strength=0.01)
+    rises, halves = [(c.ceiling - 0.1) / 0.9 for c in curves], [np.log(c.half) for c in curves]
+    assert (prior.rise, prior.log_half) == pytest.approx((stdlib.mean(rises), stdlib.mean(halves)))
+    assert (prior.rise_spread, prior.log_half_spread) == pytest.approx((stdlib.stdev(rises), stdlib.stdev(halves)))
+
+
+def test_errors_with_a_prior_equal_fits_with_the_other_tasks_alone():
+    """By the public functions: neither prior nor strength may know the task that is judged."""
+    measured, strengths = rising(6), (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+    whole = {task: fit_ceiling(curve) for task, curve in measured.items()}
+    errors = np.zeros((len(measured), len(strengths)))
+    for k, (task, curve) in enumerate(measured.items()):
+        early, late = ({n: m for n, m in curve.items() if (n <= 200) is first} for first in (True, False))
+        for at, strength in enumerate(strengths):
+            prior = ceiling_prior([c for name, c in whole.items() if name != task], strength=strength)
+            expected = fit_ceiling(early, prior=prior).metric(list(late))
+            errors[k, at] = np.sqrt(np.mean((expected - np.array(list(late.values()))) ** 2))
+    chosen = [errors[k, np.delete(errors, k, 0).mean(0).argmin()] for k in range(len(measured))]
+    assert len(set(np.round(errors.argmin(1), 1))) > 1, "tasks must differ in the strength that suits them"
+    assert held_out_errors(as_curves(measured), seen=200)["shrunk"].to_list() == pytest.approx(chosen, abs=1e-9)
+
+
+def test_residuals_are_those_of_the_running_best():
+    measured = rising(6)
+    found = ceiling_errors(as_curves(measured), seen=200)
+    whole = {task: fit_ceiling(curve) for task, curve in measured.items()}
+    dips = 0
+    for row, (task, curve) in zip(found.residuals, measured.items(), strict=True):
+        prior = ceiling_prior([c for name, c in whole.items() if name != task])
+        expected = fit_ceiling({n: m for n, m in curve.items() if n <= 200}, prior=prior).metric(list(anchors))
+        best = [max(m for n, m in curve.items() if n <= anchor) for anchor in anchors]
+        dips += best != [curve[n] for n in anchors]
+        assert row == pytest.approx(np.array(best) - expected, abs=1e-9)
+    assert dips > 0, "a curve must dip for the two to differ"
+
+
 def anchored(task: str) -> dict[int, float]:
     return {n: m for n, m in embedded()[task][0].items() if n == 0 or 50 <= n <= 5000}
 
@@ -607,6 +665,18 @@ def test_what_was_measured_stays_true():
     assert flat.expected is None and flat.status == "uncertain" and "not ruled out" in str(flat)
 
 
+def test_no_number_lies_beyond_the_last_anchor():
+    errors = ceiling_errors(published_curves(), seen=500)
+    points = {0: 0.2, 50: 0.3, 100: 0.35, 200: 0.4, 500: 0.5, 1000: 0.6, 2500: 0.7, 5000: 0.8}
+    reached = labels_needed(0.8, measured=points, errors=errors)
+    assert (reached.low, reached.expected, reached.high, reached.status) == (2501, 5000, 5000, "reachable")
+    for target in (0.81, 0.85, 0.9, 1.0):
+        beyond = labels_needed(target, measured=points, errors=errors)
+        assert (beyond.low, beyond.expected, beyond.high) == (None, None, None), "all 5,000 were measured"
+        assert beyond.status == "not reachable" and "no measured budget gets there" in str(beyond)
+        assert beyond.holds(*crossing(points, target))
+
+
 def test_nothing_is_said_beyond_what_the_other_tasks_measured():
     errors = ceiling_errors(published_curves().filter(pl.col("n") <= 1000), seen=200)
     answer = labels_needed(0.9, measured=anchored("quail"), errors=errors)
@@ -621,6 +691,7 @@ def test_nothing_is_said_beyond_what_the_other_tasks_measured():
         ({0: 0.2, 50: 0.6}, 0.2, (None, 0)),
         ({0: 0.2, 50: 0.6, 100: 0.5}, 0.5, (0, 50)),
         ({50: 0.1}, 0.9, (50, None)),
+        ({"0": 0.1, "50": 0.3, "100": 0.6, "1000": 0.7}, 0.5, (50, 100)),
         ({}, 1, (None, None)),
     ],
 )
