@@ -126,7 +126,15 @@ def test_not_finite_probabilities_are_reported():
         model.model.embed_tokens.weight[3 + ord("q")] = float("nan")
     df = confidence(model, Bytes(), ["quick", "slow"], max_new_tokens=2, show=False)
     assert df["confidence"].is_null().to_list() == [True, False]
-    assert df["note"][0] is not None
+    assert df["note"][0] == "a probability is not finite"
+
+
+def test_not_finite_probabilities_are_reported_where_they_fall_on_a_mark():
+    model = build()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] = float("nan")
+    df = confidence(model, Bytes(), ["quick"], max_new_tokens=2, show=False)
+    assert df["answer"][0] == "" and df["note"][0] == "a probability is not finite", "id 0, the padding, is said"
 
 
 def test_an_answer_in_ids_that_the_tokenizer_lacks_is_noted():

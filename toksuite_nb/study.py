@@ -644,8 +644,8 @@ def _check_comparison(table: pl.DataFrame, predictors: Sequence[str], level: flo
             if flat
             else []
         )
-    if not 0 < level < 1 or draws < 1:
-        problems.append(f"level in (0, 1) and draws of at least 1, got {level} and {draws}")
+    if not (isinstance(level, (int, float)) and 0 < level < 1 and isinstance(draws, (int, np.integer)) and draws >= 1):
+        problems.append(f"level in (0, 1) and draws of at least 1, got {level!r} and {draws!r}")
     if problems:
         raise ValueError(
             f"compare_predictors: needs {'; needs '.join(problems)}. Measure more, or leave these columns out."
