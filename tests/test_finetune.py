@@ -126,6 +126,65 @@ def test_copying_is_learnt(bpe):
     assert curve["n_test"].unique().to_list() == [80]
 
 
+class Unmarked:
+    """Bytes without an end-of-text id."""
+
+    name, content_hash, specials = "unmarked", "0" * 32, {}
+    pieces = [None] * 3 + [bytes([b]) for b in range(256)]
+
+    def encode(self, texts):
+        return [[b + 3 for b in text.encode()] for text in texts]
+
+
+def reader(**config):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=259, max_position_embeddings=64, **sizes, **config))
+
+
+def test_answers_end_with_the_id_of_the_model_where_the_tokenizer_has_none(recwarn):
+    rows = [0, 1]
+    made = finetune_module._examples(reader(eos_token_id=[7, 1]), Unmarked(), COPY, rows)
+    assert [e.answer[-1] for e in made] == [1, 1], "an id at which answers stop"
+    assert not recwarn.list
+    model = reader(eos_token_id=None)
+    model.generation_config.eos_token_id = None
+    config = FinetuneConfig(1e-3, steps=1, batch_size=2)
+    with pytest.warns(UserWarning, match="finetune: neither tokenizer nor model has an end-of-text id"):
+        finetune(model, Unmarked(), COPY, config, n=2, seed=0, show=False)
+
+
+def test_a_budget_of_numpy_is_the_same_budget():
+    runs = [finetune(reader(), Unmarked(), COPY, TINY, n=n, seed=0, show=False)[1] for n in (8, np.int64(8))]
+    assert np.array_equal(*runs), "the order of the batches must not depend on the kind of number"
+
+
+def test_a_loss_or_an_answer_that_is_not_finite_is_no_measurement():
+    model = reader()
+    model.lm_head.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match=r"the loss must stay finite, got nan at update 1 of 4 for 'copy .*Lower"):
+        finetune(model, Unmarked(), COPY, TINY, n=8, seed=0, show=False)
+    with pytest.raises(ValueError, match="exact_match: probabilities must be finite, got others for 80 of 80 prompts"):
+        exact_match(model, Unmarked(), COPY)
+
+
+def test_ids_that_the_model_lacks_are_named():
+    small = LlamaForCausalLM(LlamaConfig(**{**reader().config.to_dict(), "vocab_size": 60}))
+    with pytest.raises(ValueError, match=r"token ids must lie below the model's 60, got \[61, "):
+        finetune(small, Unmarked(), COPY, TINY, n=8, seed=0, show=False)
+
+
+def test_a_suite_member_is_taken_for_its_model(bpe):
+    ours, theirs = (measure_curve(m, bpe.tokenizer, COPY, TINY, seeds=(0,), show=False) for m in (bpe, bpe.model))
+    assert ours.equals(theirs)
+
+
+def test_weights_in_double_precision_count_to_their_last_digit():
+    one, other = reader().double(), reader().double()
+    other.lm_head.weight.data[0, 0] *= 1 + 1e-12
+    assert finetune_module._weights_hash(one) != finetune_module._weights_hash(other)
+
+
 def test_a_stopped_run_goes_on_where_it_was(bpe, tmp_path, monkeypatch):
     whole = measure_curve(bpe.model, bpe.tokenizer, COPY, TINY, seeds=(0, 1), folder=tmp_path / "a", show=False)
     measure, calls = finetune_module._measure, []
