@@ -375,6 +375,18 @@ def exact_match(
     )
 
 # %% ../nbs/43_finetune.ipynb #9a8147cd
+def _different_seeds(
+    seeds: Any,  # Seeds of a run
+    where: str,  # Public function that asks, for the message
+) -> list[int]:  # The same as ints
+    "`seeds`, or an error if they are no different whole numbers of at least 0, one or more."
+    rule, advice = "seeds must be a list of whole numbers", "Pass e.g. seeds=(0, 1, 2)."
+    found = [check_seed(seed, where) for seed in check_kind(seeds, Iterable, where, rule, advice)]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"{where}: needs one or more different seeds, got {found}. {advice}")
+    return found
+
+
 def measure_curve(
     model: torch.nn.Module,  # Causal LM in Hugging Face form; left as it was
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
@@ -389,23 +401,21 @@ def measure_curve(
     "Exact match after fine-tuning on each budget, for each seed."
     _check_task(task, "measure_curve")
     _check_recipe(config, "measure_curve")
-    rule, advice = "seeds must be a list of whole numbers", "Pass e.g. seeds=(0, 1, 2)."
-    seeds = [check_seed(s, "measure_curve") for s in check_kind(seeds, Iterable, "measure_curve", rule, advice)]
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"measure_curve: needs one or more different seeds, got {seeds}. {advice}")
+    seeds = _different_seeds(seeds, "measure_curve")
     model, tok = as_model(model, "measure_curve"), as_tokenizer(tokenizer)
     ground = content_hash(_weights_hash(model), tok.content_hash, task.content_hash, config.content_hash)
     cells = [(n, seed) for seed in seeds for n in task_budgets(task, config)]
-    rows = []
+    rows, done = [], dict[str, dict[str, Any]]()
     for n, seed in progress(cells, task.name, show=show):
         name = content_hash(ground, n, seed if n else None)
         path = None if folder is None else Path(folder) / f"{name}.json"
-        kept = None if path is None else _kept(path)
+        kept = done.get(name) if path is None else _kept(path)
         if kept is None:
             kept = _measure(model, tok, task, config, n, seed)
             if path is not None:
                 with atomic_write(path) as part:
                     part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        done[name] = kept
         rows.append({"model": model_name, "task": task.name, "n": n, "seed": seed, "cell": name, **kept})
     frame = pl.DataFrame(
         rows,
