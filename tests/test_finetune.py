@@ -208,6 +208,13 @@ def test_a_stopped_run_goes_on_where_it_was(bpe, tmp_path, monkeypatch):
     assert names[0] == names[1]
 
 
+def test_zero_shot_is_measured_once_without_a_folder_as_well(bpe, monkeypatch):
+    measure, calls = finetune_module._measure, []
+    monkeypatch.setattr(finetune_module, "_measure", lambda *given: calls.append(given[-2:]) or measure(*given))
+    curve = measure_curve(bpe.model, bpe.tokenizer, COPY, replace(TINY, budgets=(0, 8)), seeds=(0, 1), show=False)
+    assert calls == [(0, 0), (8, 0), (8, 1)] and curve.select("n", "seed").rows() == [(0, 0), (8, 0), (0, 1), (8, 1)]
+
+
 def test_a_cell_is_named_by_all_it_depends_on(bpe):
     def cells(model=bpe.model, tokenizer=bpe.tokenizer, task=COPY, config=TINY, seeds=(0,)):
         frame = measure_curve(model, tokenizer, task, replace(config, steps=1), seeds=seeds, show=False)
@@ -299,6 +306,66 @@ def test_low_rank_starts_at_the_model_and_moves_by_low_rank(make):
         int((torch.linalg.svdvals(d) > 1e-6 * torch.linalg.norm(d)).sum()) <= 2 for d in changed.values()
     )
     assert not any("embed" in k or "lm_head" in k or "wte" in k or "norm" in k for k in changed)
+
+
+def test_the_recipe_is_that_of_a_plain_loop():
+    """Examples, warm-up, cosine, clipping and decay worked out here; only the order of the batches is asked for."""
+    config = FinetuneConfig(5e-3, steps=12, batch_size=8, warmup=0.3, weight_decay=0.1, clip=0.5)
+    tuned, losses = finetune(reader(), Unmarked(), COPY, config, n=20, seed=3, show=False)
+    assert not tuned.training and all(p.requires_grad for p in tuned.parameters())
+    model, rows = reader().train(), pool_order(COPY, seed=3)[:20]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
+    clipped = 0
+    for step, batch in enumerate(finetune_module._batches(20, config, 3, COPY.name)):
+        nats, tokens = [], 0
+        for i in batch:
+            prompt, answer = ([b + 3 for b in text[rows[i]].encode()] for text in (COPY.prompts, COPY.answers))
+            answer = [*answer, model.config.eos_token_id]
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            nats.append(-logits.log_softmax(-1)[range(len(answer)), answer].sum())
+            tokens += len(answer)
+        loss = torch.stack(nats).sum() / tokens
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
+        clipped += bool(norm > 0.5)
+        for p in model.parameters():
+            p.grad *= min(1.0, 0.5 / float(norm))
+        # 4 of 12 updates warm up
+        share = (step + 1) / 4 if step < 4 else (1 + np.cos(np.pi * (step - 4) / 8)) / 2
+        optimizer.param_groups[0]["lr"] = 5e-3 * share
+        optimizer.step()
+        assert losses[step] == pytest.approx(loss.item(), abs=1e-3)
+    assert clipped > 0, "clipping must be seen"
+    for name, w in weights(model).items():
+        assert torch.allclose(w, weights(tuned)[name], atol=2e-4), name
+
+
+@pytest.mark.parametrize(("n", "epochs", "updates"), [(8, 10, 3), (50, 3, 5), (32, 3, 3), (1, 1, 1), (5000, 10, 500)])
+def test_passes_are_counted_in_full_batches_and_never_exceeded(n, epochs, updates):
+    config = FinetuneConfig(1e-3, epochs=epochs)
+    batches = list(finetune_module._batches(n, config, 0, "t"))
+    assert config.updates(n) == len(batches) == updates
+    assert sum(map(len, batches)) <= n * epochs
+    rows = [i for batch in batches for i in batch]
+    passes = [rows[k : k + n] for k in range(0, len(rows), n)]
+    assert all(sorted(p) == list(range(n)) for p in passes if len(p) == n)
+    assert n == 1 or len({tuple(p) for p in passes}) == len(passes), "each pass is another permutation"
+
+
+def test_a_point_has_the_loss_of_its_last_tenth_and_the_answers_that_were_asked_for(monkeypatch):
+    asked, losses = [], np.arange(30.0)
+
+    def answered(*given, max_new_tokens):
+        asked.append((given[0], max_new_tokens))
+        return pl.DataFrame({"correct": [True, False]})
+
+    monkeypatch.setattr(finetune_module, "finetune", lambda *a, **k: ("tuned", losses))
+    monkeypatch.setattr(finetune_module, "exact_match", answered)
+    point = finetune_module._measure("given", Unmarked(), COPY, replace(TINY, max_new_tokens=7), 8, 0)
+    assert point == {"metric": 0.5, "n_test": 2, "train_loss": np.mean([27, 28, 29])} and asked == [("tuned", 7)]
+    assert finetune_module._measure("given", Unmarked(), COPY, TINY, 0, 0)["train_loss"] is None
+    assert asked[1][0] == "given"
 
 
 def test_low_rank_training_equals_peft():
