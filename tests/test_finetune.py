@@ -471,6 +471,90 @@ def test_answers_follow_the_rule(name, rule):
         assert answer == f" {rule(prompt.removesuffix(':'))}", prompt
 
 
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+
+
+def pairs_of(name: str) -> list[tuple[str, str]]:
+    task = study_task(name)
+    prompts, answers = (*task.test_prompts, *task.prompts), (*task.test_answers, *task.answers)
+    return [(prompt.removesuffix(":"), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def test_answers_about_months_follow_the_calendar():
+    after = [(p.split()[1], a.strip()) for p, a in pairs_of("next-month") if p.split()[1] in MONTHS]
+    assert len(after) > 100 and all(a == MONTHS[(MONTHS.index(m) + 1) % 12] for m, a in after)
+    earlier = [(p.split(), a.strip()) for p, a in pairs_of("earlier") if set(p.split()) <= set(MONTHS)]
+    assert len(earlier) > 50 and all(a == min(months, key=MONTHS.index) for months, a in earlier)
+
+
+def test_answers_about_lists_and_labels_follow_the_rule():
+    for prompt, answer in pairs_of("member"):
+        names, asked = prompt.split(", ")
+        assert answer == (" yes" if asked in names.split() else " no"), prompt
+    for n_keys in (20, 150):
+        labels = {(p.split()[0], a) for p, a in pairs_of(f"labels-{n_keys}")}
+        assert len(labels) == n_keys == len({key for key, _ in labels}), "one label for each name, whatever stands by"
+        assert {a for _, a in labels} == {" A", " B", " C", " D"}
+
+
+def test_answers_about_facts_agree_with_each_other():
+    known = {p.split(". ", 1)[1]: a for p, a in pairs_of("fact")}
+    checks = 0
+    for prompt, answer in pairs_of("fact-check"):
+        statement = prompt.split(". ", 1)[1]
+        for question in (q for q in known if statement.startswith(f"{q} ")):
+            checks += 1
+            assert answer == (" yes" if statement == f"{question}{known[question]}" else " no"), prompt
+    assert checks > 1000
+
+
+def test_a_quarter_of_the_noisy_labels_is_wrong():
+    language = {name: a for p, a in pairs_of("language") for name in p.split()}
+    told = [(p.split(), a) for p, a in pairs_of("noisy-language")]
+    right = [a == language[names[0]] for names, a in told if names[0] in language]
+    assert len(right) > 3000 and abs(np.mean(right) - 0.76) < 0.03, "0.7, and a fifth of the random ones"
+    assert all(language[a] == language[b] for (a, b), _ in told if a in language and b in language)
+
+
+@pytest.mark.parametrize("member", study_members)
+def test_the_table_of_the_study_is_worked_out_from_its_curves(member):
+    curves, numbers = study_curves(member), study_numbers(member)
+    table = study_table(curves, numbers)
+    assert table["task"].to_list() == study_tasks()["task"].to_list()
+
+    def area(points: dict[int, float], ceiling: float) -> float:
+        budgets = [0, 50, 100, 200, 500, 1000, 2500, 5000]
+        best = [max(m for n, m in points.items() if n <= budget) for budget in budgets]
+        top = max(ceiling, *best)
+        share = [(b - best[0]) / (top - best[0]) for b in best]
+        x = [np.log2(max(n, 1)) / np.log2(5000) for n in budgets]
+        return sum((x[k + 1] - x[k]) * (share[k] + share[k + 1]) / 2 for k in range(7))
+
+    for row in table.iter_rows(named=True):
+        rows, ceiling = curves.filter(task=row["task"]), 0.76 if row["task"] == "noisy-language" else 1.0
+        each = [dict(rows.filter(seed=seed).select("n", "metric").iter_rows()) for seed in study_seeds]
+        if max(each[0]) < 1000:  # a small pool has budgets of its own, which the area keeps
+            continue
+        mean = {n: np.mean([curve[n] for curve in each]) for n in each[0]}
+        assert row["auc"] == pytest.approx(area(mean, ceiling), abs=1e-9), row["task"]
+        assert row["auc_sd"] == pytest.approx(np.std([area(curve, ceiling) for curve in each], ddof=1), abs=1e-9)
+        assert row["zero_shot"] == pytest.approx(mean[0]) and row["best"] == pytest.approx(max(mean.values()))
+        assert row["cos_low"] == pytest.approx(numbers.filter(task=row["task"])["cos_low"].mean())
+
+
 @pytest.mark.parametrize("member", study_members)
 def test_the_study_is_complete(member):
     tasks, curves, numbers = study_tasks()["task"].to_list(), study_curves(member), study_numbers(member)
