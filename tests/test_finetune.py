@@ -1,5 +1,6 @@
 "Measured curves: nested, seeded, resumable; and the study that is made of them."
 
+import json
 import os
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import toksuite_nb.finetune as finetune_module  # noqa: E402
-from toksuite_nb.core import curve_schema, derive_rng  # noqa: E402
+from toksuite_nb.core import content_hash, curve_schema, derive_rng  # noqa: E402
 from toksuite_nb.efficiency import calibrate, interval_coverage, published_tasks  # noqa: E402
 from toksuite_nb.finetune import (  # noqa: E402
     FinetuneConfig,
@@ -228,6 +229,35 @@ def test_a_cell_is_named_by_all_it_depends_on(bpe):
     assert not set(base) & set(cells(config=replace(TINY, learning_rate=1e-3)))
     assert base[0] in cells(seeds=(1,)) and len(set(base) & set(cells(seeds=(1,)))) == 1, "only zero-shot has no seed"
     assert set(cells(config=replace(TINY, budgets=(0, 8)))) < set(base), "another budget does not rename the others"
+
+
+def test_the_same_weights_under_another_configuration_are_measured_again(tmp_path, monkeypatch):
+    one = reader()
+    other = LlamaForCausalLM(LlamaConfig(**{**one.config.to_dict(), "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}))  # fmt: skip
+    other.load_state_dict(one.state_dict())
+    assert finetune_module._weights_hash(one) == finetune_module._weights_hash(other), "the weights do not tell"
+    measure, calls = finetune_module._measure, []
+    monkeypatch.setattr(finetune_module, "_measure", lambda model, *rest: calls.append(model) or measure(model, *rest))
+    given = [one, one, other, other, deepcopy(other)]
+    for model in given:
+        measure_curve(model, Unmarked(), COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False)
+    assert len(calls) == 2 and calls[0] is one and calls[1] is other
+    (file,) = tmp_path.iterdir()
+    earlier = {k: v for k, v in json.loads(file.read_text()).items() if k != "settings"}
+    file.write_text(json.dumps(earlier))
+    measure_curve(one, Unmarked(), COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False)
+    assert len(calls) == 2, "a file of an earlier version says nothing of it"
+
+
+@pytest.mark.parametrize("member", study_members)
+def test_embedded_cells_have_the_names_of_what_is_in_the_package(member):
+    """Weights, tokenizer, prompts and answers of every task, recipe, budget and seed: none has changed since."""
+    start, curves = load_study_model(member=member), study_curves(member)
+    weights_hash, tokenizer_hash = finetune_module._weights_hash(start.model), start.tokenizer.content_hash
+    for (task,), rows in curves.group_by("task"):
+        ground = content_hash(weights_hash, tokenizer_hash, study_task(task).content_hash, study_recipe.content_hash)
+        for n, seed, cell in rows.select("n", "seed", "cell").iter_rows():
+            assert cell == content_hash(ground, n, seed if n else None), f"{task}, n = {n}, seed {seed}"
 
 
 def test_a_spoilt_cell_is_named_and_not_believed(bpe, tmp_path):
@@ -644,12 +674,15 @@ def test_intervals_of_the_ranks_and_of_the_error_equal_plain_loops_over_the_same
     assert (row["level"], row["draws"], row["seed"]) == (0.9, 200, 5)
     x, area = table["cos_low"].to_numpy(), table["auc"].to_numpy()
     picks = derive_rng(5, "compare_predictors").integers(0, len(x), (200, len(x)))
-    error = np.abs(calibrate(x, area).residuals)
+    line = calibrate(x, area)
+    error, baseline = np.abs(line.residuals), np.abs(line.baseline)
     drawn = {
         "": [pearsonr(x[pick], area[pick])[0] for pick in picks],
         "spearman_": [spearmanr(x[pick], area[pick])[0] for pick in picks],
         "error_": [error[pick].mean() for pick in picks],
+        "gain_": [(baseline - error)[pick].mean() for pick in picks],
     }
+    assert row["gain"] == pytest.approx((baseline - error).mean(), abs=1e-12)
     for name, values in drawn.items():
         assert [row[f"{name}low"], row[f"{name}high"]] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist())
 

@@ -404,17 +404,18 @@ def measure_curve(
     seeds = _different_seeds(seeds, "measure_curve")
     model, tok = as_model(model, "measure_curve"), as_tokenizer(tokenizer)
     ground = content_hash(_weights_hash(model), tok.content_hash, task.content_hash, config.content_hash)
+    settings = _settings_hash(model)
     cells = [(n, seed) for seed in seeds for n in task_budgets(task, config)]
     rows, done = [], dict[str, dict[str, Any]]()
     for n, seed in progress(cells, task.name, show=show):
         name = content_hash(ground, n, seed if n else None)
         path = None if folder is None else Path(folder) / f"{name}.json"
-        kept = done.get(name) if path is None else _kept(path)
+        kept = done.get(name) if path is None else _kept(path, settings)
         if kept is None:
             kept = _measure(model, tok, task, config, n, seed)
             if path is not None:
                 with atomic_write(path) as part:
-                    part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+                    part.write_text(json.dumps({**kept, "settings": settings}) + "\n", encoding="utf-8")
         done[name] = kept
         rows.append({"model": model_name, "task": task.name, "n": n, "seed": seed, "cell": name, **kept})
     frame = pl.DataFrame(
@@ -441,7 +442,15 @@ def _weights_hash(model: torch.nn.Module) -> str:
     )
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
+def _settings_hash(model: Any) -> str:
+    "Name of what the weights do not tell, such as the number of heads or the base of the positions."
+    config = model.config.to_diff_dict() if hasattr(model.config, "to_diff_dict") else vars(model.config)
+    noise = ("transformers_version", "architectures", "dtype", "torch_dtype")
+    told = {k: v for k, v in config.items() if not k.startswith("_") and k not in noise}
+    return content_hash(type(model).__name__, json.dumps(told, sort_keys=True, default=str))
+
+
+def _kept(path: Path, settings: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     text = path.read_text(encoding="utf-8")
@@ -449,11 +458,12 @@ def _kept(path: Path) -> dict[str, Any] | None:
         found = json.loads(text)
     except json.JSONDecodeError:
         found = None
+    measured_with = found.pop("settings", settings) if isinstance(found, dict) else None
     if not isinstance(found, dict) or set(found) != {"metric", "n_test", "train_loss"}:
         raise ValueError(
             f"measure_curve: a cell must hold metric, n_test and train_loss, got {text[:80]!r} in {path.name}. Delete the file."
         )
-    return found
+    return found if measured_with == settings else None
 
 
 def _measure(model: Any, tok: Any, task: Task, config: FinetuneConfig, n: int, seed: int) -> dict[str, Any]:
