@@ -16,6 +16,7 @@ from toksuite_nb.efficiency import (
     Calibration,
     CeilingCurve,
     EfficiencyCurve,
+    LabelsNeeded,
     anchors,
     calibrate,
     ceiling_errors,
@@ -697,6 +698,33 @@ def test_nothing_is_said_beyond_what_the_other_tasks_measured():
 )
 def test_a_crossing_is_known_up_to_its_bracket(curve, target, bracket):
     assert crossing(curve, target) == bracket
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "after", "by", "holds"),
+    [
+        (50, 100, 50, 100, True),  # reached from 51 to 100
+        (101, 200, 50, 100, False),  # after all of that
+        (10, 50, 50, 100, False),  # before: at 50 it was not reached
+        (10, 51, 50, 100, True),
+        (100, 500, 50, 100, True),
+        (10, None, 50, 100, True),
+        (None, None, 50, 100, False),  # said to be out of reach, and reached
+        (None, None, 5000, None, True),
+        (10, 5000, 5000, None, False),
+        (10, 5000, None, 0, False),  # there without a label
+        (0, 5000, None, 0, True),
+    ],
+)
+def test_an_interval_holds_a_crossing_if_they_share_a_number_of_labels(low, high, after, by, holds):
+    answer = LabelsNeeded(0.5, None, low, high, "uncertain", "measured shares", 0.9)
+    assert answer.holds(after, by) is holds
+
+
+def test_a_band_beyond_all_areas_is_that_of_the_steps_it_tends_to():
+    wide = Calibration("wide", 0.0, 0.5, residuals=np.full(30, 0.6))
+    band = forecast(0.0, calibration=wide, budgets=(0, 1, 2, 4999, 5000))
+    assert band["low"].to_list() == [0, 0, 0, 0, 1] and band["high"].to_list() == [0, 0, 1, 1, 1]
 
 
 def test_task_that_collapses_is_an_error_of_its_own_and_no_failure():
