@@ -1061,8 +1061,12 @@ class LabelsNeeded:
         if self.status == "already there":
             return f"{self.target:g} is reached without any label."
         if self.status == "not reachable":
-            fitted = f"no measured budget gets there, nor does the {self.level:.0%} band of the fitted curve beyond them, up to {self.largest:,} labels"
-            return f"{self.target:g} is not reachable: {fitted if self.basis == 'fitted curves' else 'it lies above the ceiling'}."
+            if self.basis != "fitted curves":
+                return f"{self.target:g} is not reachable: it lies above the ceiling."
+            return (
+                f"{self.target:g} is not reachable within {self.largest:,} labelled examples: no measured budget gets there, "
+                f"nor does the {self.level:.0%} band of the fitted curve beyond them."
+            )
         if self.expected is None:
             text = f"{self.target:g} is not expected within {self.largest:,} labelled examples, and not ruled out"
         else:
