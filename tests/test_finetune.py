@@ -715,6 +715,8 @@ def test_comparisons_without_tasks_columns_or_draws_say_so():
     table = study_table(study_curves(), study_numbers())
     with pytest.raises(ValueError, match=r"got no \['temperature'\]"):
         compare_predictors(table, ["temperature"], seed=0)
+    with pytest.raises(ValueError, match=r"numbers in every column, got none in \['task', 'shares'\]"):
+        compare_predictors(table, ["task", "shares"], seed=0)
     with pytest.raises(ValueError, match="at least 4 tasks, got 3"):
         compare_predictors(table[:3], ["cos_low"], seed=0)
     with pytest.raises(ValueError, match=r"level in \(0, 1\) and draws of at least 1, got 2 and 0"):
@@ -730,8 +732,12 @@ def test_a_mean_curve_never_mixes_seeds_of_different_budgets():
         study_table(curves.clear(), study_numbers())
     with pytest.raises(ValueError, match=r"unknown ones \['other'\]"):
         study_table(curves.with_columns(task=pl.lit("other")), study_numbers())
-    with pytest.raises(ValueError, match="pool and test must be at least 1, got 5 and 0"):
-        study_task("copy", pool=5, test=0)
+    for pool, test in ((5, 0), (1, 1), (2, 1)):
+        with pytest.raises(
+            ValueError, match=f"pool and test must be at least 1, and 4 together, got {pool} and {test}"
+        ):
+            study_task("copy", pool=pool, test=test)
+    assert len(study_task("copy", pool=3, test=1).test_prompts) == 1
 
 
 def test_intervals_of_the_study_hold_their_values_and_are_symmetric():
