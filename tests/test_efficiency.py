@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from toksuite_nb.efficiency import (
     Calibration,
     CeilingCurve,
+    CeilingErrors,
     EfficiencyCurve,
     LabelsNeeded,
     anchors,
@@ -35,6 +36,7 @@ from toksuite_nb.efficiency import (
     labels_coverage,
     labels_needed,
     preset,
+    presets,
     published_curves,
     published_tasks,
 )
@@ -261,6 +263,9 @@ def test_intervals_of_labels_hold_the_measured_crossing():
     assert table["open"].to_list()[-2:] == [1, 1], "the statement about open ends has changed"
     assert table["never"].to_list() == [0, 0, 3, 5, 7]
     cut = labels_coverage(x, y, s, targets=targets, largest=500)
+    assert cut["never"].to_list() == [(s[:, :4].max(1) < target).sum() for target in targets], (
+        "500 is the fourth anchor"
+    )
     assert (cut["never"] >= table["never"]).all() and (cut["held"] >= table["held"]).all(), (
         "less is known of a crossing beyond the budgets"
     )
@@ -518,6 +523,41 @@ def test_a_calibration_always_tells_its_baseline():
 def test_a_perfectly_constant_area_is_a_flat_line():
     line = calibrate(np.linspace(0, 0.5, 9), [0.4] * 9)
     assert line.slope == pytest.approx(0, abs=1e-12) and np.abs(line.residuals).max() < 1e-12
+
+
+def test_presets_are_the_published_lines():
+    lines = {"Llama-3.1-8B": (0.545, 0.310), "Mistral-7B-v0.3": (0.797, 0.357), "Qwen2.5-14B": (0.526, 0.305)}
+    for family, line in lines.items():
+        known = preset(family)
+        assert (known.slope, known.intercept) == line and known.weights == "lora_b"
+    assert dict(presets().select("family", "slope").iter_rows()) == {f: slope for f, (slope, _) in lines.items()}
+
+
+def test_a_target_at_zero_shot_is_there_already():
+    errors = ceiling_errors(published_curves(), seen=200)
+    for answer in (
+        labels_needed(0.5, 0.5, 0.9, auc=0.4),
+        labels_needed(0.3, measured={0: 0.3, 50: 0.4, 100: 0.5, 200: 0.6}, errors=errors),
+    ):
+        assert (answer.low, answer.expected, answer.high, answer.status) == (0, 0, 0, "already there")
+
+
+def test_labels_measured_must_reach_as_far_as_the_errors():
+    errors = ceiling_errors(published_curves(), seen=500)
+    with pytest.raises(ValueError, match=r"those of fits to 500 labels, got budgets \[0, 50, 100, 200\]"):
+        labels_needed(0.5, measured={0: 0.1, 50: 0.2, 100: 0.3, 200: 0.35}, errors=errors)
+
+
+def test_an_anchor_that_no_other_task_measured_is_bridged():
+    residuals = np.full((20, 7), 0.05)
+    whole = CeilingErrors(200, residuals.copy())
+    residuals[:, 5] = np.nan
+    gap, points = CeilingErrors(200, residuals), {0: 0.2, 50: 0.3, 100: 0.4, 200: 0.45}
+    for target in (0.5, 0.55, 0.6):
+        one, other = (labels_needed(target, measured=points, errors=errors) for errors in (whole, gap))
+        assert one == other and one.largest == 5000, "an even band does not depend on the anchor between"
+    residuals[:, 6] = np.nan
+    assert labels_needed(0.5, measured=points, errors=CeilingErrors(200, residuals)).largest == 1000
 
 
 def test_unknown_family_lists_the_known_ones():
