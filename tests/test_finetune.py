@@ -435,7 +435,8 @@ def test_exact_match_asks_greedily(bpe):
 
 
 @pytest.mark.parametrize(
-    ("text", "form"), [(" Yes.\nNo", "yes"), ("\n\n", ""), (" 3 ", "3"), ("İzmir.", "i̇zmir"), (".", "")]
+    ("text", "form"),
+    [(" Yes.\nNo", "yes"), ("\n\n", ""), (" 3 ", "3"), ("İzmir.", "i̇zmir"), (".", ""), (" etc.. ", "etc.")],
 )
 def test_answers_are_compared_in_one_form(text, form):
     assert answer_text(text) == form
@@ -697,6 +698,10 @@ def test_draws_of_one_task_alone_are_left_out_of_the_correlations():
     ("change", "message"),
     [
         ({"cos_low": pl.lit(0.1)}, "got the same in all or all but one in .'cos_low'."),
+        (
+            {"cos_low": pl.when(pl.col("task") == "add").then(0.2).otherwise(0.1)},
+            "got the same in all or all but one in .'cos_low'.",
+        ),
         ({"cos_low": pl.lit(float("nan"))}, "a finite number for every task, got none for some in .'cos_low'."),
         (
             {"cos_low": pl.when(pl.col("task") == "add").then(None).otherwise("cos_low")},
