@@ -54,6 +54,20 @@ def cells() -> list[Cell]:
     return [cell for kind in ("score", "perturb", "gram", "curve", "suite") for cell in cells_of(kind)]
 
 
+def test_every_seed_of_a_curve_has_its_zero_shot(tmp_path: Path) -> None:
+    task = Task("letters", ["a:", "b:"], [" a", " b"], ["c:"], [" c"])
+    recipe = FinetuneConfig(learning_rate=1e-3, budgets=(0, 2), steps=1, max_new_tokens=3)
+    points = curve_cells(data_dir() / "suite" / "bpe", task, recipe, seeds=(3, 5))
+    assert len(points) == 3, "zero-shot does not depend on the seed, and is one cell"
+    run_cells(points, tmp_path, show_progress=False)
+    curve = collect(points, tmp_path)
+    assert sorted(curve.select("seed", "n").rows()) == [(3, 0), (3, 2), (5, 0), (5, 2)]
+    assert curve.filter(n=0)["cell"].n_unique() == 1
+    for seeds, said in (((), "one or more different"), ((1, 1), "one or more different"), ((0.5,), "whole number")):
+        with pytest.raises(ValueError, match=f"curve_cells: .*{said}"):
+            curve_cells(data_dir() / "suite" / "bpe", task, recipe, seeds=seeds)
+
+
 @pytest.fixture(scope="module")
 def alone(cells: list[Cell], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """What one thread of this process computes."""

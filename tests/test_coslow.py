@@ -9,7 +9,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from toksuite_nb.coslow import _prompt_ids, chat_prompts, confidence, cos_low, select_low_confidence
+from toksuite_nb.coslow import (
+    _prompt_ids,
+    chat_prompts,
+    confidence,
+    cos_low,
+    published_exclusions,
+    select_low_confidence,
+)
 from toksuite_nb.gradients import Example, Gram, as_tokenizer, examples_from_text, gradient_gram, sketch
 from toksuite_nb.store import data_dir
 
@@ -78,6 +85,19 @@ def test_answer_ends_at_the_stop_token_which_does_not_count():
     assert stopped["note"][0] == "no token of the answer counts" and stopped["answer"][0] == ""
 
 
+@pytest.mark.parametrize("teller", ["tokenizer", "config", "generation_config"])
+def test_each_that_knows_a_stop_token_is_asked(teller):
+    model, tokenizer = build(), Bytes()
+    free = confidence(model, tokenizer, ["a"], max_new_tokens=6, show=False)
+    first = 3 + free["answer"][0].encode("utf-8", "replace")[0]
+    if teller == "tokenizer":
+        tokenizer.specials |= {"eos": first}
+    else:
+        getattr(model, teller).eos_token_id = [1, first]
+    stopped = confidence(model, tokenizer, ["a"], max_new_tokens=6, show=False)
+    assert stopped.select("answer", "ended", "n_tokens").row(0) == ("", True, 0)
+
+
 def test_what_is_excluded_leaves_the_measure_and_not_the_text():
     model = build()
     free = confidence(model, Bytes(), ["a"], max_new_tokens=6, show=False)
@@ -126,7 +146,15 @@ def test_not_finite_probabilities_are_reported():
         model.model.embed_tokens.weight[3 + ord("q")] = float("nan")
     df = confidence(model, Bytes(), ["quick", "slow"], max_new_tokens=2, show=False)
     assert df["confidence"].is_null().to_list() == [True, False]
-    assert df["note"][0] is not None
+    assert df["note"][0] == "a probability is not finite"
+
+
+def test_not_finite_probabilities_are_reported_where_they_fall_on_a_mark():
+    model = build()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] = float("nan")
+    df = confidence(model, Bytes(), ["quick"], max_new_tokens=2, show=False)
+    assert df["answer"][0] == "" and df["note"][0] == "a probability is not finite", "id 0, the padding, is said"
 
 
 def test_an_answer_in_ids_that_the_tokenizer_lacks_is_noted():
@@ -135,6 +163,40 @@ def test_an_answer_in_ids_that_the_tokenizer_lacks_is_noted():
     df = confidence(build(), fewer, ["a", "bc"], max_new_tokens=3, show=False)
     assert df["note"].to_list() == ["an id of the answer is none of the tokenizer's"] * 2
     assert confidence(build(), Bytes(), ["a", "bc"], max_new_tokens=3, show=False)["note"].is_null().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_probabilities_of_half_precision_are_taken_in_single(dtype):
+    model, ids = build().to(dtype), torch.tensor(Bytes().encode(["capital of Peru?"]))
+    said = confidence(model, Bytes(), ids.tolist(), max_new_tokens=1, show=False)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, -1].float()
+    assert said["confidence"][0] == pytest.approx(float(logits.softmax(-1).max()), rel=1e-5)
+
+
+def test_published_lists_are_those_of_the_specification():
+    assert published_exclusions == {
+        "Llama-3.1-8B": (271, 128009),
+        "Mistral-7B-v0.3": (2, 29473),
+        "Qwen2.5-14B": (198, 151643, 151645),
+        "SmolLM": (0, 2, 198),
+    }
+
+
+def test_published_confidence_is_that_of_one_forward_pass_over_prompt_and_answer():
+    """Greedy answer, then its tokens scored together, those on the list left out wherever they stand."""
+    model, excluded = build(), {3 + b for b in range(0, 256, 3)}
+    said = confidence(model, Bytes(), PROMPTS, max_new_tokens=8, exclude=excluded, show=False)
+    for row, prompt in zip(said.iter_rows(named=True), Bytes().encode(PROMPTS), strict=True):
+        answer, _ = one_by_one(model, prompt, 8, stop=1)
+        with torch.no_grad():
+            largest = (
+                model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].softmax(-1).amax(-1)
+            )
+        kept = [float(p) for t, p in zip(answer, largest, strict=True) if t not in excluded | {0, 1}]
+        assert row["n_tokens"] == len(kept)
+        assert row["confidence"] == (pytest.approx(np.mean(kept)) if kept else None)
+    assert 0 < said["n_tokens"].sum() < 8 * len(PROMPTS)
 
 
 def test_training_mode_and_token_ids_are_left_alone():
@@ -177,6 +239,21 @@ def test_draw_comes_from_the_lowest_tenth_only():
     )
     highest = select_low_confidence(pl.DataFrame({"i": range(500), "perplexity": values}), seed=3, measure="perplexity")
     assert set(highest["i"].to_list()) <= set(np.argsort(-values)[:50].tolist())
+
+
+def test_each_of_the_lowest_tenth_is_drawn_as_often_as_the_others():
+    draws = [select_low_confidence(np.arange(400.0), seed=seed)["i"].to_list() for seed in range(300)]
+    often = np.bincount(np.concatenate(draws), minlength=400)
+    assert often[40:].sum() == 0 and often.sum() == 300 * 32
+    assert often[:40].min() > 240 - 5 * 7 and often[:40].max() < 240 + 5 * 7, "32 of 40: 240 times, within 5 deviations"
+    assert draws[0] != draws[1], "another seed draws others"
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(0.29, 29), (0.07, 7), (0.1, 10), (0.57, 57), (1, 100)])
+def test_a_share_holds_its_whole_number_of_examples(fraction, held):
+    with pytest.warns(UserWarning, match="a pool of 100 is small; CoS-Low is then that of"):
+        drawn = select_low_confidence(np.arange(100.0), fraction=fraction, n=held)
+    assert drawn["i"].to_list() == list(range(held)) and drawn["share"][0] == held / 100
 
 
 def test_pool_of_320_is_just_enough():

@@ -1,6 +1,7 @@
 """Data-efficiency curves against the published areas, and forecasts against their own definition."""
 
 import json
+import statistics as stdlib
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from toksuite_nb.efficiency import (
     Calibration,
     CeilingCurve,
+    CeilingErrors,
     EfficiencyCurve,
+    LabelsNeeded,
     anchors,
     calibrate,
     ceiling_errors,
@@ -33,6 +36,7 @@ from toksuite_nb.efficiency import (
     labels_coverage,
     labels_needed,
     preset,
+    presets,
     published_curves,
     published_tasks,
 )
@@ -259,6 +263,9 @@ def test_intervals_of_labels_hold_the_measured_crossing():
     assert table["open"].to_list()[-2:] == [1, 1], "the statement about open ends has changed"
     assert table["never"].to_list() == [0, 0, 3, 5, 7]
     cut = labels_coverage(x, y, s, targets=targets, largest=500)
+    assert cut["never"].to_list() == [(s[:, :4].max(1) < target).sum() for target in targets], (
+        "500 is the fourth anchor"
+    )
     assert (cut["never"] >= table["never"]).all() and (cut["held"] >= table["held"]).all(), (
         "less is known of a crossing beyond the budgets"
     )
@@ -376,6 +383,9 @@ LINE = (np.linspace(0, 0.7, 8), np.linspace(0.3, 0.6, 8))
         (lambda: efficiency_auc({0: 0.2, 50: float("nan")}), "metric nan at n=50"),
         (lambda: efficiency_auc({0: 0.2, 50: 0.3, "50": 0.4}), "each budget must stand once, got .'0', '50', '50'."),
         (lambda: efficiency_auc({0: 0.2}), r"needs a budget between 50 and 5000, got \[0\]"),
+        (lambda: crossing({0: 0.1, 50: float("nan")}, 0.5), "metric nan at n=50. Leave out what was not measured"),
+        (lambda: crossing({0: 0.1, 50: 0.3}, float("nan")), "a finite target, got target=nan"),
+        (lambda: crossing({50: 0.1, "50": 0.3}, 0.2), "each once"),
         (lambda: efficiency_auc({}), r"needs a budget between 50 and 5000, got \[\]"),
         (lambda: fit_ceiling({0: 0.2, 50: 0.4}), "at least 2 budgets, got .0, 50.. Two parameters need two points"),
         (lambda: fit_ceiling({50: 0.2, 100: 0.4}), "needs the zero-shot metric"),
@@ -515,6 +525,41 @@ def test_a_perfectly_constant_area_is_a_flat_line():
     assert line.slope == pytest.approx(0, abs=1e-12) and np.abs(line.residuals).max() < 1e-12
 
 
+def test_presets_are_the_published_lines():
+    lines = {"Llama-3.1-8B": (0.545, 0.310), "Mistral-7B-v0.3": (0.797, 0.357), "Qwen2.5-14B": (0.526, 0.305)}
+    for family, line in lines.items():
+        known = preset(family)
+        assert (known.slope, known.intercept) == line and known.weights == "lora_b"
+    assert dict(presets().select("family", "slope").iter_rows()) == {f: slope for f, (slope, _) in lines.items()}
+
+
+def test_a_target_at_zero_shot_is_there_already():
+    errors = ceiling_errors(published_curves(), seen=200)
+    for answer in (
+        labels_needed(0.5, 0.5, 0.9, auc=0.4),
+        labels_needed(0.3, measured={0: 0.3, 50: 0.4, 100: 0.5, 200: 0.6}, errors=errors),
+    ):
+        assert (answer.low, answer.expected, answer.high, answer.status) == (0, 0, 0, "already there")
+
+
+def test_labels_measured_must_reach_as_far_as_the_errors():
+    errors = ceiling_errors(published_curves(), seen=500)
+    with pytest.raises(ValueError, match=r"those of fits to 500 labels, got budgets \[0, 50, 100, 200\]"):
+        labels_needed(0.5, measured={0: 0.1, 50: 0.2, 100: 0.3, 200: 0.35}, errors=errors)
+
+
+def test_an_anchor_that_no_other_task_measured_is_bridged():
+    residuals = np.full((20, 7), 0.05)
+    whole = CeilingErrors(200, residuals.copy())
+    residuals[:, 5] = np.nan
+    gap, points = CeilingErrors(200, residuals), {0: 0.2, 50: 0.3, 100: 0.4, 200: 0.45}
+    for target in (0.5, 0.55, 0.6):
+        one, other = (labels_needed(target, measured=points, errors=errors) for errors in (whole, gap))
+        assert one == other and one.largest == 5000, "an even band does not depend on the anchor between"
+    residuals[:, 6] = np.nan
+    assert labels_needed(0.5, measured=points, errors=CeilingErrors(200, residuals)).largest == 1000
+
+
 def test_unknown_family_lists_the_known_ones():
     with pytest.raises(KeyError, match=r"Known are .*Llama-3.1-8B.*They do not carry over"):
         preset("SmolLM-135M")
@@ -540,6 +585,60 @@ def test_prior_of_other_tasks_pulls_and_vanishes_with_its_strength():
     assert firm.half == pytest.approx(np.exp(np.mean(np.log([c.half for c in others]))), rel=0.03)
     with pytest.raises(ValueError, match="at least 3 different curves"):
         ceiling_prior(others[:2])
+
+
+def rising(n_tasks: int) -> dict[str, dict[int, float]]:
+    """Noisy curves with dips, some of them after the budgets seen."""
+    rng, n = np.random.default_rng(0), np.array([50, 100, 200, 500, 1000, 2500, 5000])
+    made = {}
+    for k in range(n_tasks):
+        zero, rise, half = rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.6), np.exp(rng.uniform(3, 7))
+        metric = np.clip(zero + rise * n / (n + half) + rng.normal(0, 0.03, n.size), 0, 1)
+        made[f"task {k}"] = {0: float(zero), **dict(zip(n.tolist(), metric.tolist(), strict=True))}
+    return made
+
+
+def as_curves(measured: dict[str, dict[int, float]]) -> pl.DataFrame:
+    rows = [("m", task, n, metric, None) for task, curve in measured.items() for n, metric in curve.items()]
+    return pl.DataFrame(rows, orient="row", schema=published_curves().drop("metric_name").schema)
+
+
+def test_prior_holds_sample_means_and_spreads():
+    curves = [CeilingCurve(0.1, top, half) for top, half in ((0.9, 80), (0.95, 120), (0.85, 100), (0.8, 150))]
+    prior = ceiling_prior(curves, strength=0.01)
+    rises, halves = [(c.ceiling - 0.1) / 0.9 for c in curves], [np.log(c.half) for c in curves]
+    assert (prior.rise, prior.log_half) == pytest.approx((stdlib.mean(rises), stdlib.mean(halves)))
+    assert (prior.rise_spread, prior.log_half_spread) == pytest.approx((stdlib.stdev(rises), stdlib.stdev(halves)))
+
+
+def test_errors_with_a_prior_equal_fits_with_the_other_tasks_alone():
+    """By the public functions: neither prior nor strength may know the task that is judged."""
+    measured, strengths = rising(6), (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+    whole = {task: fit_ceiling(curve) for task, curve in measured.items()}
+    errors = np.zeros((len(measured), len(strengths)))
+    for k, (task, curve) in enumerate(measured.items()):
+        early, late = ({n: m for n, m in curve.items() if (n <= 200) is first} for first in (True, False))
+        for at, strength in enumerate(strengths):
+            prior = ceiling_prior([c for name, c in whole.items() if name != task], strength=strength)
+            expected = fit_ceiling(early, prior=prior).metric(list(late))
+            errors[k, at] = np.sqrt(np.mean((expected - np.array(list(late.values()))) ** 2))
+    chosen = [errors[k, np.delete(errors, k, 0).mean(0).argmin()] for k in range(len(measured))]
+    assert len(set(np.round(errors.argmin(1), 1))) > 1, "tasks must differ in the strength that suits them"
+    assert held_out_errors(as_curves(measured), seen=200)["shrunk"].to_list() == pytest.approx(chosen, abs=1e-9)
+
+
+def test_residuals_are_those_of_the_running_best():
+    measured = rising(6)
+    found = ceiling_errors(as_curves(measured), seen=200)
+    whole = {task: fit_ceiling(curve) for task, curve in measured.items()}
+    dips = 0
+    for row, (task, curve) in zip(found.residuals, measured.items(), strict=True):
+        prior = ceiling_prior([c for name, c in whole.items() if name != task])
+        expected = fit_ceiling({n: m for n, m in curve.items() if n <= 200}, prior=prior).metric(list(anchors))
+        best = [max(m for n, m in curve.items() if n <= anchor) for anchor in anchors]
+        dips += best != [curve[n] for n in anchors]
+        assert row == pytest.approx(np.array(best) - expected, abs=1e-9)
+    assert dips > 0, "a curve must dip for the two to differ"
 
 
 def anchored(task: str) -> dict[int, float]:
@@ -607,6 +706,18 @@ def test_what_was_measured_stays_true():
     assert flat.expected is None and flat.status == "uncertain" and "not ruled out" in str(flat)
 
 
+def test_no_number_lies_beyond_the_last_anchor():
+    errors = ceiling_errors(published_curves(), seen=500)
+    points = {0: 0.2, 50: 0.3, 100: 0.35, 200: 0.4, 500: 0.5, 1000: 0.6, 2500: 0.7, 5000: 0.8}
+    reached = labels_needed(0.8, measured=points, errors=errors)
+    assert (reached.low, reached.expected, reached.high, reached.status) == (2501, 5000, 5000, "reachable")
+    for target in (0.81, 0.85, 0.9, 1.0):
+        beyond = labels_needed(target, measured=points, errors=errors)
+        assert (beyond.low, beyond.expected, beyond.high) == (None, None, None), "all 5,000 were measured"
+        assert beyond.status == "not reachable" and "no measured budget gets there" in str(beyond)
+        assert beyond.holds(*crossing(points, target))
+
+
 def test_nothing_is_said_beyond_what_the_other_tasks_measured():
     errors = ceiling_errors(published_curves().filter(pl.col("n") <= 1000), seen=200)
     answer = labels_needed(0.9, measured=anchored("quail"), errors=errors)
@@ -621,11 +732,39 @@ def test_nothing_is_said_beyond_what_the_other_tasks_measured():
         ({0: 0.2, 50: 0.6}, 0.2, (None, 0)),
         ({0: 0.2, 50: 0.6, 100: 0.5}, 0.5, (0, 50)),
         ({50: 0.1}, 0.9, (50, None)),
+        ({"0": 0.1, "50": 0.3, "100": 0.6, "1000": 0.7}, 0.5, (50, 100)),
         ({}, 1, (None, None)),
     ],
 )
 def test_a_crossing_is_known_up_to_its_bracket(curve, target, bracket):
     assert crossing(curve, target) == bracket
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "after", "by", "holds"),
+    [
+        (50, 100, 50, 100, True),  # reached from 51 to 100
+        (101, 200, 50, 100, False),  # after all of that
+        (10, 50, 50, 100, False),  # before: at 50 it was not reached
+        (10, 51, 50, 100, True),
+        (100, 500, 50, 100, True),
+        (10, None, 50, 100, True),
+        (None, None, 50, 100, False),  # said to be out of reach, and reached
+        (None, None, 5000, None, True),
+        (10, 5000, 5000, None, False),
+        (10, 5000, None, 0, False),  # there without a label
+        (0, 5000, None, 0, True),
+    ],
+)
+def test_an_interval_holds_a_crossing_if_they_share_a_number_of_labels(low, high, after, by, holds):
+    answer = LabelsNeeded(0.5, None, low, high, "uncertain", "measured shares", 0.9)
+    assert answer.holds(after, by) is holds
+
+
+def test_a_band_beyond_all_areas_is_that_of_the_steps_it_tends_to():
+    wide = Calibration("wide", 0.0, 0.5, residuals=np.full(30, 0.6))
+    band = forecast(0.0, calibration=wide, budgets=(0, 1, 2, 4999, 5000))
+    assert band["low"].to_list() == [0, 0, 0, 0, 1] and band["high"].to_list() == [0, 0, 1, 1, 1]
 
 
 def test_task_that_collapses_is_an_error_of_its_own_and_no_failure():

@@ -1,5 +1,6 @@
 "Measured curves: nested, seeded, resumable; and the study that is made of them."
 
+import json
 import os
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import toksuite_nb.finetune as finetune_module  # noqa: E402
-from toksuite_nb.core import curve_schema, derive_rng  # noqa: E402
+from toksuite_nb.core import content_hash, curve_schema, derive_rng  # noqa: E402
 from toksuite_nb.efficiency import calibrate, interval_coverage, published_tasks  # noqa: E402
 from toksuite_nb.finetune import (  # noqa: E402
     FinetuneConfig,
@@ -126,6 +127,65 @@ def test_copying_is_learnt(bpe):
     assert curve["n_test"].unique().to_list() == [80]
 
 
+class Unmarked:
+    """Bytes without an end-of-text id."""
+
+    name, content_hash, specials = "unmarked", "0" * 32, {}
+    pieces = [None] * 3 + [bytes([b]) for b in range(256)]
+
+    def encode(self, texts):
+        return [[b + 3 for b in text.encode()] for text in texts]
+
+
+def reader(**config):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=259, max_position_embeddings=64, **sizes, **config))
+
+
+def test_answers_end_with_the_id_of_the_model_where_the_tokenizer_has_none(recwarn):
+    rows = [0, 1]
+    made = finetune_module._examples(reader(eos_token_id=[7, 1]), Unmarked(), COPY, rows)
+    assert [e.answer[-1] for e in made] == [1, 1], "an id at which answers stop"
+    assert not recwarn.list
+    model = reader(eos_token_id=None)
+    model.generation_config.eos_token_id = None
+    config = FinetuneConfig(1e-3, steps=1, batch_size=2)
+    with pytest.warns(UserWarning, match="finetune: neither tokenizer nor model has an end-of-text id"):
+        finetune(model, Unmarked(), COPY, config, n=2, seed=0, show=False)
+
+
+def test_a_budget_of_numpy_is_the_same_budget():
+    runs = [finetune(reader(), Unmarked(), COPY, TINY, n=n, seed=0, show=False)[1] for n in (8, np.int64(8))]
+    assert np.array_equal(*runs), "the order of the batches must not depend on the kind of number"
+
+
+def test_a_loss_or_an_answer_that_is_not_finite_is_no_measurement():
+    model = reader()
+    model.lm_head.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match=r"the loss must stay finite, got nan at update 1 of 4 for 'copy .*Lower"):
+        finetune(model, Unmarked(), COPY, TINY, n=8, seed=0, show=False)
+    with pytest.raises(ValueError, match="exact_match: probabilities must be finite, got others for 80 of 80 prompts"):
+        exact_match(model, Unmarked(), COPY)
+
+
+def test_ids_that_the_model_lacks_are_named():
+    small = LlamaForCausalLM(LlamaConfig(**{**reader().config.to_dict(), "vocab_size": 60}))
+    with pytest.raises(ValueError, match=r"token ids must lie below the model's 60, got \[61, "):
+        finetune(small, Unmarked(), COPY, TINY, n=8, seed=0, show=False)
+
+
+def test_a_suite_member_is_taken_for_its_model(bpe):
+    ours, theirs = (measure_curve(m, bpe.tokenizer, COPY, TINY, seeds=(0,), show=False) for m in (bpe, bpe.model))
+    assert ours.equals(theirs)
+
+
+def test_weights_in_double_precision_count_to_their_last_digit():
+    one, other = reader().double(), reader().double()
+    other.lm_head.weight.data[0, 0] *= 1 + 1e-12
+    assert finetune_module._weights_hash(one) != finetune_module._weights_hash(other)
+
+
 def test_a_stopped_run_goes_on_where_it_was(bpe, tmp_path, monkeypatch):
     whole = measure_curve(bpe.model, bpe.tokenizer, COPY, TINY, seeds=(0, 1), folder=tmp_path / "a", show=False)
     measure, calls = finetune_module._measure, []
@@ -149,6 +209,13 @@ def test_a_stopped_run_goes_on_where_it_was(bpe, tmp_path, monkeypatch):
     assert names[0] == names[1]
 
 
+def test_zero_shot_is_measured_once_without_a_folder_as_well(bpe, monkeypatch):
+    measure, calls = finetune_module._measure, []
+    monkeypatch.setattr(finetune_module, "_measure", lambda *given: calls.append(given[-2:]) or measure(*given))
+    curve = measure_curve(bpe.model, bpe.tokenizer, COPY, replace(TINY, budgets=(0, 8)), seeds=(0, 1), show=False)
+    assert calls == [(0, 0), (8, 0), (8, 1)] and curve.select("n", "seed").rows() == [(0, 0), (8, 0), (0, 1), (8, 1)]
+
+
 def test_a_cell_is_named_by_all_it_depends_on(bpe):
     def cells(model=bpe.model, tokenizer=bpe.tokenizer, task=COPY, config=TINY, seeds=(0,)):
         frame = measure_curve(model, tokenizer, task, replace(config, steps=1), seeds=seeds, show=False)
@@ -162,6 +229,35 @@ def test_a_cell_is_named_by_all_it_depends_on(bpe):
     assert not set(base) & set(cells(config=replace(TINY, learning_rate=1e-3)))
     assert base[0] in cells(seeds=(1,)) and len(set(base) & set(cells(seeds=(1,)))) == 1, "only zero-shot has no seed"
     assert set(cells(config=replace(TINY, budgets=(0, 8)))) < set(base), "another budget does not rename the others"
+
+
+def test_the_same_weights_under_another_configuration_are_measured_again(tmp_path, monkeypatch):
+    one = reader()
+    other = LlamaForCausalLM(LlamaConfig(**{**one.config.to_dict(), "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}))  # fmt: skip
+    other.load_state_dict(one.state_dict())
+    assert finetune_module._weights_hash(one) == finetune_module._weights_hash(other), "the weights do not tell"
+    measure, calls = finetune_module._measure, []
+    monkeypatch.setattr(finetune_module, "_measure", lambda model, *rest: calls.append(model) or measure(model, *rest))
+    given = [one, one, other, other, deepcopy(other)]
+    for model in given:
+        measure_curve(model, Unmarked(), COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False)
+    assert len(calls) == 2 and calls[0] is one and calls[1] is other
+    (file,) = tmp_path.iterdir()
+    earlier = {k: v for k, v in json.loads(file.read_text()).items() if k != "settings"}
+    file.write_text(json.dumps(earlier))
+    measure_curve(one, Unmarked(), COPY, replace(TINY, budgets=(0,)), seeds=(0,), folder=tmp_path, show=False)
+    assert len(calls) == 2, "a file of an earlier version says nothing of it"
+
+
+@pytest.mark.parametrize("member", study_members)
+def test_embedded_cells_have_the_names_of_what_is_in_the_package(member):
+    """Weights, tokenizer, prompts and answers of every task, recipe, budget and seed: none has changed since."""
+    start, curves = load_study_model(member=member), study_curves(member)
+    weights_hash, tokenizer_hash = finetune_module._weights_hash(start.model), start.tokenizer.content_hash
+    for (task,), rows in curves.group_by("task"):
+        ground = content_hash(weights_hash, tokenizer_hash, study_task(task).content_hash, study_recipe.content_hash)
+        for n, seed, cell in rows.select("n", "seed", "cell").iter_rows():
+            assert cell == content_hash(ground, n, seed if n else None), f"{task}, n = {n}, seed {seed}"
 
 
 def test_a_spoilt_cell_is_named_and_not_believed(bpe, tmp_path):
@@ -242,6 +338,66 @@ def test_low_rank_starts_at_the_model_and_moves_by_low_rank(make):
     assert not any("embed" in k or "lm_head" in k or "wte" in k or "norm" in k for k in changed)
 
 
+def test_the_recipe_is_that_of_a_plain_loop():
+    """Examples, warm-up, cosine, clipping and decay worked out here; only the order of the batches is asked for."""
+    config = FinetuneConfig(5e-3, steps=12, batch_size=8, warmup=0.3, weight_decay=0.1, clip=0.5)
+    tuned, losses = finetune(reader(), Unmarked(), COPY, config, n=20, seed=3, show=False)
+    assert not tuned.training and all(p.requires_grad for p in tuned.parameters())
+    model, rows = reader().train(), pool_order(COPY, seed=3)[:20]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
+    clipped = 0
+    for step, batch in enumerate(finetune_module._batches(20, config, 3, COPY.name)):
+        nats, tokens = [], 0
+        for i in batch:
+            prompt, answer = ([b + 3 for b in text[rows[i]].encode()] for text in (COPY.prompts, COPY.answers))
+            answer = [*answer, model.config.eos_token_id]
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            nats.append(-logits.log_softmax(-1)[range(len(answer)), answer].sum())
+            tokens += len(answer)
+        loss = torch.stack(nats).sum() / tokens
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
+        clipped += bool(norm > 0.5)
+        for p in model.parameters():
+            p.grad *= min(1.0, 0.5 / float(norm))
+        # 4 of 12 updates warm up
+        share = (step + 1) / 4 if step < 4 else (1 + np.cos(np.pi * (step - 4) / 8)) / 2
+        optimizer.param_groups[0]["lr"] = 5e-3 * share
+        optimizer.step()
+        assert losses[step] == pytest.approx(loss.item(), abs=1e-3)
+    assert clipped > 0, "clipping must be seen"
+    for name, w in weights(model).items():
+        assert torch.allclose(w, weights(tuned)[name], atol=2e-4), name
+
+
+@pytest.mark.parametrize(("n", "epochs", "updates"), [(8, 10, 3), (50, 3, 5), (32, 3, 3), (1, 1, 1), (5000, 10, 500)])
+def test_passes_are_counted_in_full_batches_and_never_exceeded(n, epochs, updates):
+    config = FinetuneConfig(1e-3, epochs=epochs)
+    batches = list(finetune_module._batches(n, config, 0, "t"))
+    assert config.updates(n) == len(batches) == updates
+    assert sum(map(len, batches)) <= n * epochs
+    rows = [i for batch in batches for i in batch]
+    passes = [rows[k : k + n] for k in range(0, len(rows), n)]
+    assert all(sorted(p) == list(range(n)) for p in passes if len(p) == n)
+    assert n == 1 or len({tuple(p) for p in passes}) == len(passes), "each pass is another permutation"
+
+
+def test_a_point_has_the_loss_of_its_last_tenth_and_the_answers_that_were_asked_for(monkeypatch):
+    asked, losses = [], np.arange(30.0)
+
+    def answered(*given, max_new_tokens):
+        asked.append((given[0], max_new_tokens))
+        return pl.DataFrame({"correct": [True, False]})
+
+    monkeypatch.setattr(finetune_module, "finetune", lambda *a, **k: ("tuned", losses))
+    monkeypatch.setattr(finetune_module, "exact_match", answered)
+    point = finetune_module._measure("given", Unmarked(), COPY, replace(TINY, max_new_tokens=7), 8, 0)
+    assert point == {"metric": 0.5, "n_test": 2, "train_loss": np.mean([27, 28, 29])} and asked == [("tuned", 7)]
+    assert finetune_module._measure("given", Unmarked(), COPY, TINY, 0, 0)["train_loss"] is None
+    assert asked[1][0] == "given"
+
+
 def test_low_rank_training_equals_peft():
     peft = pytest.importorskip("peft")
     config = FinetuneConfig(1e-2, method="lora", rank=4, alpha=8)
@@ -279,7 +435,8 @@ def test_exact_match_asks_greedily(bpe):
 
 
 @pytest.mark.parametrize(
-    ("text", "form"), [(" Yes.\nNo", "yes"), ("\n\n", ""), (" 3 ", "3"), ("İzmir.", "i̇zmir"), (".", "")]
+    ("text", "form"),
+    [(" Yes.\nNo", "yes"), ("\n\n", ""), (" 3 ", "3"), ("İzmir.", "i̇zmir"), (".", ""), (" etc.. ", "etc.")],
 )
 def test_answers_are_compared_in_one_form(text, form):
     assert answer_text(text) == form
@@ -343,6 +500,90 @@ def test_answers_follow_the_rule(name, rule):
     task = study_task(name)
     for prompt, answer in zip(task.test_prompts, task.test_answers, strict=True):
         assert answer == f" {rule(prompt.removesuffix(':'))}", prompt
+
+
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+
+
+def pairs_of(name: str) -> list[tuple[str, str]]:
+    task = study_task(name)
+    prompts, answers = (*task.test_prompts, *task.prompts), (*task.test_answers, *task.answers)
+    return [(prompt.removesuffix(":"), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def test_answers_about_months_follow_the_calendar():
+    after = [(p.split()[1], a.strip()) for p, a in pairs_of("next-month") if p.split()[1] in MONTHS]
+    assert len(after) > 100 and all(a == MONTHS[(MONTHS.index(m) + 1) % 12] for m, a in after)
+    earlier = [(p.split(), a.strip()) for p, a in pairs_of("earlier") if set(p.split()) <= set(MONTHS)]
+    assert len(earlier) > 50 and all(a == min(months, key=MONTHS.index) for months, a in earlier)
+
+
+def test_answers_about_lists_and_labels_follow_the_rule():
+    for prompt, answer in pairs_of("member"):
+        names, asked = prompt.split(", ")
+        assert answer == (" yes" if asked in names.split() else " no"), prompt
+    for n_keys in (20, 150):
+        labels = {(p.split()[0], a) for p, a in pairs_of(f"labels-{n_keys}")}
+        assert len(labels) == n_keys == len({key for key, _ in labels}), "one label for each name, whatever stands by"
+        assert {a for _, a in labels} == {" A", " B", " C", " D"}
+
+
+def test_answers_about_facts_agree_with_each_other():
+    known = {p.split(". ", 1)[1]: a for p, a in pairs_of("fact")}
+    checks = 0
+    for prompt, answer in pairs_of("fact-check"):
+        statement = prompt.split(". ", 1)[1]
+        for question in (q for q in known if statement.startswith(f"{q} ")):
+            checks += 1
+            assert answer == (" yes" if statement == f"{question}{known[question]}" else " no"), prompt
+    assert checks > 1000
+
+
+def test_a_quarter_of_the_noisy_labels_is_wrong():
+    language = {name: a for p, a in pairs_of("language") for name in p.split()}
+    told = [(p.split(), a) for p, a in pairs_of("noisy-language")]
+    right = [a == language[names[0]] for names, a in told if names[0] in language]
+    assert len(right) > 3000 and abs(np.mean(right) - 0.76) < 0.03, "0.7, and a fifth of the random ones"
+    assert all(language[a] == language[b] for (a, b), _ in told if a in language and b in language)
+
+
+@pytest.mark.parametrize("member", study_members)
+def test_the_table_of_the_study_is_worked_out_from_its_curves(member):
+    curves, numbers = study_curves(member), study_numbers(member)
+    table = study_table(curves, numbers)
+    assert table["task"].to_list() == study_tasks()["task"].to_list()
+
+    def area(points: dict[int, float], ceiling: float) -> float:
+        budgets = [0, 50, 100, 200, 500, 1000, 2500, 5000]
+        best = [max(m for n, m in points.items() if n <= budget) for budget in budgets]
+        top = max(ceiling, *best)
+        share = [(b - best[0]) / (top - best[0]) for b in best]
+        x = [np.log2(max(n, 1)) / np.log2(5000) for n in budgets]
+        return sum((x[k + 1] - x[k]) * (share[k] + share[k + 1]) / 2 for k in range(7))
+
+    for row in table.iter_rows(named=True):
+        rows, ceiling = curves.filter(task=row["task"]), 0.76 if row["task"] == "noisy-language" else 1.0
+        each = [dict(rows.filter(seed=seed).select("n", "metric").iter_rows()) for seed in study_seeds]
+        if max(each[0]) < 1000:  # a small pool has budgets of its own, which the area keeps
+            continue
+        mean = {n: np.mean([curve[n] for curve in each]) for n in each[0]}
+        assert row["auc"] == pytest.approx(area(mean, ceiling), abs=1e-9), row["task"]
+        assert row["auc_sd"] == pytest.approx(np.std([area(curve, ceiling) for curve in each], ddof=1), abs=1e-9)
+        assert row["zero_shot"] == pytest.approx(mean[0]) and row["best"] == pytest.approx(max(mean.values()))
+        assert row["cos_low"] == pytest.approx(numbers.filter(task=row["task"])["cos_low"].mean())
 
 
 @pytest.mark.parametrize("member", study_members)
@@ -434,12 +675,15 @@ def test_intervals_of_the_ranks_and_of_the_error_equal_plain_loops_over_the_same
     assert (row["level"], row["draws"], row["seed"]) == (0.9, 200, 5)
     x, area = table["cos_low"].to_numpy(), table["auc"].to_numpy()
     picks = derive_rng(5, "compare_predictors").integers(0, len(x), (200, len(x)))
-    error = np.abs(calibrate(x, area).residuals)
+    line = calibrate(x, area)
+    error, baseline = np.abs(line.residuals), np.abs(line.baseline)
     drawn = {
         "": [pearsonr(x[pick], area[pick])[0] for pick in picks],
         "spearman_": [spearmanr(x[pick], area[pick])[0] for pick in picks],
         "error_": [error[pick].mean() for pick in picks],
+        "gain_": [(baseline - error)[pick].mean() for pick in picks],
     }
+    assert row["gain"] == pytest.approx((baseline - error).mean(), abs=1e-12)
     for name, values in drawn.items():
         assert [row[f"{name}low"], row[f"{name}high"]] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist())
 
@@ -454,6 +698,10 @@ def test_draws_of_one_task_alone_are_left_out_of_the_correlations():
     ("change", "message"),
     [
         ({"cos_low": pl.lit(0.1)}, "got the same in all or all but one in .'cos_low'."),
+        (
+            {"cos_low": pl.when(pl.col("task") == "add").then(0.2).otherwise(0.1)},
+            "got the same in all or all but one in .'cos_low'.",
+        ),
         ({"cos_low": pl.lit(float("nan"))}, "a finite number for every task, got none for some in .'cos_low'."),
         (
             {"cos_low": pl.when(pl.col("task") == "add").then(None).otherwise("cos_low")},
@@ -472,6 +720,8 @@ def test_comparisons_without_tasks_columns_or_draws_say_so():
     table = study_table(study_curves(), study_numbers())
     with pytest.raises(ValueError, match=r"got no \['temperature'\]"):
         compare_predictors(table, ["temperature"], seed=0)
+    with pytest.raises(ValueError, match=r"numbers in every column, got none in \['task', 'shares'\]"):
+        compare_predictors(table, ["task", "shares"], seed=0)
     with pytest.raises(ValueError, match="at least 4 tasks, got 3"):
         compare_predictors(table[:3], ["cos_low"], seed=0)
     with pytest.raises(ValueError, match=r"level in \(0, 1\) and draws of at least 1, got 2 and 0"):
@@ -487,8 +737,12 @@ def test_a_mean_curve_never_mixes_seeds_of_different_budgets():
         study_table(curves.clear(), study_numbers())
     with pytest.raises(ValueError, match=r"unknown ones \['other'\]"):
         study_table(curves.with_columns(task=pl.lit("other")), study_numbers())
-    with pytest.raises(ValueError, match="pool and test must be at least 1, got 5 and 0"):
-        study_task("copy", pool=5, test=0)
+    for pool, test in ((5, 0), (1, 1), (2, 1)):
+        with pytest.raises(
+            ValueError, match=f"pool and test must be at least 1, and 4 together, got {pool} and {test}"
+        ):
+            study_task("copy", pool=pool, test=test)
+    assert len(study_task("copy", pool=3, test=1).test_prompts) == 1
 
 
 def test_intervals_of_the_study_hold_their_values_and_are_symmetric():

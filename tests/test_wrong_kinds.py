@@ -237,6 +237,35 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             "a Calibration or the name of a preset, got 5",
         ),
         "no level": (lambda: forecast(auc=0.5, level=None), "level must be in (0, 1), got None"),
+        "a budget as text": (lambda: held_out_errors(published_curves(), seen="10"), "two budgets from 50 to seen=10"),
+        "a word as level of CoS-Low": (lambda: cos_low(whole, level="x"), "level must be in (0, 1) and draws a whole"),
+        "a word as a share of the pool": (
+            lambda: select_low_confidence([0.5] * 400, fraction="x"),
+            "needs fraction in (0, 1] and a whole n >= 2, got fraction='x', n=32",
+        ),
+        "no level of a comparison": (
+            lambda: compare_predictors(pl.DataFrame({"auc": x, "p": y}), ["p"], seed=0, level=None),
+            "level in (0, 1) and draws of at least 1, got None",
+        ),
+        "a set as prompts": (lambda: Task("t", {"a"}, ["b"], ["q"], ["r"]), "got a set in prompts of 't'"),
+        "no pool": (lambda: Task("t", None, ["b"], ["q"], ["r"]), "needs lists of texts, got a NoneType"),
+        "a number as name of a task": (lambda: Task(3, ["a"], ["b"], ["q"], ["r"]), "name must be a text, got int"),
+        "an array as budgets": (
+            lambda: FinetuneConfig(1e-3, budgets=np.array([0, 50])),
+            "budgets that are whole numbers >= 0, got [ 0 50]",
+        ),
+        "a text as a number of examples": (
+            lambda: finetune(Model(), Bytes(), small, FinetuneConfig(1e-3), n="1", seed=0),
+            "n must be from 1 to the pool's 1, got '1'",
+        ),
+        "one seed": (
+            lambda: measure_curve(Model(), Bytes(), small, FinetuneConfig(1e-3), seeds=0),
+            "measure_curve: seeds must be a list of whole numbers, got int",
+        ),
+        "half a seed": (
+            lambda: measure_curve(Model(), Bytes(), small, FinetuneConfig(1e-3), seeds=[0, 0.5]),
+            "measure_curve: seed must be a whole number >= 0, got 0.5",
+        ),
         "words as ends": (
             lambda: labels_needed(0.7, "x", 0.9, auc=0.5),
             "0 <= zero_shot < ceiling <= 1, got zero_shot=x",

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from .core import check_frame, check_kind, item_schema
-from .finetune import FinetuneConfig, Task, measure_curve, task_budgets
+from .finetune import FinetuneConfig, Task, _different_seeds, measure_curve, task_budgets
 from .gradients import Gram, gradient_gram
 from .lm import LM
 from .perturb import NotApplicable, perturb, perturb_items
@@ -293,21 +293,21 @@ def assemble_gram(
 @cell_function
 def curve_point(
     n: int,  # Labelled examples
-    seed: int,  # Which draw of them
+    seeds: Sequence[int],  # Draws of them, one row each; more than one only where nothing is drawn, with `n` = 0
     model: Path,  # Folder of a causal LM with its tokenizer
     task: Mapping[str, Any],  # Fields of a `Task`
     config: Mapping[str, Any],  # Fields of a `FinetuneConfig`
     libraries: Mapping[str, str],  # Their versions
     name: str,  # For the `model` column
-) -> pl.DataFrame:  # One row, as `measure_curve` gives
-    "Exact match after fine-tuning on one budget with one seed."
+) -> pl.DataFrame:  # One row for each seed, as `measure_curve` gives
+    "Exact match after fine-tuning on one budget."
     recipe = FinetuneConfig(**{**config, "budgets": (n,)})
     return measure_curve(
         _loaded(model, "float32"),
         load_tokenizer(model, name),
         Task(**task),
         recipe,
-        seeds=[seed],
+        seeds=seeds,
         model_name=name,
         show=False,
     )
@@ -321,8 +321,8 @@ def curve_cells(
     seeds: Sequence[int],  # One curve each
     model_name: str = "model",  # For the frame
 ) -> list[Cell]:  # `collect` gives the curves frame
-    "Cells that measure a data-efficiency curve point by point; zero-shot is one cell for all seeds."
-    budgets = task_budgets(task, config)
+    "Cells that measure a data-efficiency curve point by point; zero-shot is one cell with a row for each seed."
+    budgets, seeds = task_budgets(task, config), _different_seeds(seeds, "curve_cells")
     fields = {name: list(getattr(task, name)) for name in ("prompts", "answers", "test_prompts", "test_answers")}
     fixed = {
         "model": Path(model),
@@ -332,7 +332,7 @@ def curve_cells(
         "name": model_name,
     }
     return [
-        Cell(curve_point, {"n": n, "seed": seed, **fixed}, group=str(model))
+        Cell(curve_point, {"n": n, "seeds": [seed] if n else seeds, **fixed}, group=str(model))
         for k, seed in enumerate(seeds)
         for n in budgets
         if n or k == 0

@@ -184,10 +184,11 @@ def _measured(
         "note": None if all(t < len(pieces) for t, _ in said) else "an id of the answer is none of the tokenizer's",
     }
     probabilities = np.array([p for _, p in counted])
-    if not counted:
-        out["note"] = out["note"] or "no token of the answer counts"
-    elif not (np.isfinite(probabilities).all() and (probabilities > 0).all()):
+    # the largest of numbers that are none may fall on a mark, which does not count
+    if not np.isfinite([p for _, p in answer]).all() or not (probabilities > 0).all():
         out["note"] = "a probability is not finite"
+    elif not counted:
+        out["note"] = out["note"] or "no token of the answer counts"
     else:
         out |= {"confidence": float(probabilities.mean()), "perplexity": float(np.exp(-np.log(probabilities).mean()))}
     return out
@@ -324,8 +325,9 @@ def _check_draw(frame: pl.DataFrame, measure: str, fraction: float | int, n: int
             problems.append("each example once in 'i', got repeated or missing ones")
         if not (frame.schema[measure].is_numeric() or frame.schema[measure] == pl.Null):
             problems.append(f"numbers in {measure!r}, got {frame.schema[measure]}")
-    if not (isinstance(n, (int, np.integer)) and n >= 2 and 0 < fraction <= 1):
-        problems.append(f"fraction in (0, 1] and a whole n >= 2, got fraction={fraction}, n={n}")
+    share = isinstance(fraction, (int, float, np.integer, np.floating)) and 0 < fraction <= 1
+    if not (isinstance(n, (int, np.integer)) and n >= 2 and share):
+        problems.append(f"fraction in (0, 1] and a whole n >= 2, got fraction={fraction!r}, n={n!r}")
     if problems:
         raise ValueError(
             f"select_low_confidence: needs {'; needs '.join(problems)}. Pass the frame of confidence(...), or one number for each prompt."
@@ -374,9 +376,10 @@ def cos_low(
         cosine, told = np.where(np.isfinite(gram.dot), gram.cosine, np.nan), gram.notes
     else:
         cosine, told = _matrix(gram)
-    if not 0 < level < 1 or not isinstance(draws, (int, np.integer)) or draws < 1:
+    share = isinstance(level, (int, float, np.floating)) and 0 < level < 1
+    if not share or not isinstance(draws, (int, np.integer)) or draws < 1:
         raise ValueError(
-            f"cos_low: level must be in (0, 1) and draws a whole number of at least 1, got {level} and {draws}. Keep the defaults 0.95 and 2000."
+            f"cos_low: level must be in (0, 1) and draws a whole number of at least 1, got {level!r} and {draws!r}. Keep the defaults 0.95 and 2000."
         )
     usable = np.isfinite(np.diag(cosine)) if isinstance(gram, Gram) else np.isfinite(cosine).any(1)
     left_out = np.flatnonzero(~usable).tolist()

@@ -267,6 +267,7 @@ class EfficiencyCurve:
             raise ValueError(
                 f"EfficiencyCurve: largest must be a whole number of at least 2 examples, got {self.largest}. The published axis ends at 5000."
             )
+        object.__setattr__(self, "largest", int(self.largest))
 
     @property
     def exponent(self) -> float:
@@ -496,7 +497,7 @@ def fit_power(
             f"fit_power: largest must be a whole number not below the budgets measured, got {largest} with {int(budgets.max())}. "
             "Leave out what lies beyond, or raise it."
         )
-    return _power(zero_shot, budgets, metrics, ceiling, largest)
+    return _power(zero_shot, budgets, metrics, ceiling, int(largest))
 
 
 def _power(
@@ -560,6 +561,7 @@ def _split(
     check_frame(curves, curve_schema, where)
     if not _is_budget(seen):
         raise ValueError(f"{where}: seen must be a whole number of examples, got {seen!r}. Keep the default 500.")
+    seen = int(seen)
     split, whole = dict[str, tuple[dict[int, float], dict[int, float]]](), dict[str, CeilingCurve]()
     for (name,), rest in curves.sort("task", "n").group_by("task", maintain_order=True):
         points = _anchored(_points(rest, None, True, f"{where}, task {name!r}"))
@@ -1059,8 +1061,12 @@ class LabelsNeeded:
         if self.status == "already there":
             return f"{self.target:g} is reached without any label."
         if self.status == "not reachable":
-            fitted = f"it lies above the {self.level:.0%} band of the fitted curve up to {self.largest:,} labels"
-            return f"{self.target:g} is not reachable: {fitted if self.basis == 'fitted curves' else 'it lies above the ceiling'}."
+            if self.basis != "fitted curves":
+                return f"{self.target:g} is not reachable: it lies above the ceiling."
+            return (
+                f"{self.target:g} is not reachable within {self.largest:,} labelled examples: no measured budget gets there, "
+                f"nor does the {self.level:.0%} band of the fitted curve beyond them."
+            )
         if self.expected is None:
             text = f"{self.target:g} is not expected within {self.largest:,} labelled examples, and not ruled out"
         else:
@@ -1072,15 +1078,24 @@ class LabelsNeeded:
 
 # %% ../nbs/42_efficiency.ipynb #06c629c5
 def crossing(
-    curve: Mapping[int, float],  # Metric, or share, at each measured budget
+    curve: Mapping[Any, float | int],  # Metric, or share, at each measured budget
     target: float | int,  # Value to reach
 ) -> tuple[
     int | None, int | None
 ]:  # `after`, `by`: first reached after the one budget and by the other; None, see `LabelsNeeded.holds`
     "Between which budgets a measured curve first reaches `target`."
     check_kind(curve, Mapping, "crossing", "curve must be a mapping of budgets to metrics", "E.g. {0: 0.3, 50: 0.5}.")
-    budgets = sorted(curve)
-    reached = next((k for k, n in enumerate(budgets) if curve[n] >= target), len(budgets))
+    bad = [f"n={n!r}" for n in curve if not _is_budget(n)]
+    bad += [f"metric {m!r} at n={n!r}" for n, m in curve.items() if not _is_number(m)]
+    bad += [] if _is_number(target) else [f"target={target!r}"]
+    points = {} if bad else {int(n): m for n, m in curve.items()}
+    if bad or len(points) < len(curve):
+        raise ValueError(
+            f"crossing: needs whole budgets >= 0, each once, finite metrics and a finite target, got {', '.join(bad[:5]) or list(curve)}. "
+            "Leave out what was not measured."
+        )
+    budgets = sorted(points)
+    reached = next((k for k, n in enumerate(budgets) if points[n] >= target), len(budgets))
     return (budgets[reached - 1] if reached else None), (budgets[reached] if reached < len(budgets) else None)
 
 # %% ../nbs/42_efficiency.ipynb #11b26546
@@ -1149,16 +1164,18 @@ def _labels_beyond(target: float, measured: Any, errors: Any, more: list[str], l
     low, high = _around(expected, _position(n), knots, half[np.isfinite(half)], floor)
     # what was measured is known: not reached up to `after`, and reached by `by`
     after, by = crossing(points, target)
-    at, at_best, at_worst = (_within(_first(values, target), after, by) for values in (expected, high, low))
+    at, at_best, at_worst = (_within(_first(values, target), after, by, knots[-1]) for values in (expected, high, low))
     status: Literal["not reachable", "uncertain", "reachable"] = (
         "not reachable" if at_best is None else "uncertain" if at_worst is None else "reachable"
     )
     return LabelsNeeded(target, at, at_best, at_worst, status, "fitted curves", level, knots[-1])
 
 
-def _within(n: int | None, after: int | None, by: int | None) -> int | None:
+def _within(n: int | None, after: int | None, by: int | None, largest: int) -> int | None:
     least = 0 if after is None else after + 1
-    return by if n is None else max(n, least) if by is None else min(max(n, least), by)
+    if n is None or by is not None:
+        return by if n is None or by is None else min(max(n, least), by)
+    return max(n, least) if max(n, least) <= largest else None
 
 
 def _first(values: Float[np.ndarray, " n"], share: float) -> int | None:

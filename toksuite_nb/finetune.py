@@ -6,7 +6,7 @@
 __all__ = ['Task', 'answer_text', 'FinetuneConfig', 'pool_order', 'task_budgets', 'finetune', 'exact_match', 'measure_curve']
 
 # %% ../nbs/43_finetune.ipynb #ba7ca19a
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 import inspect
@@ -14,6 +14,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Literal
+import warnings
 
 from jaxtyping import Float
 import numpy as np
@@ -23,9 +24,9 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from .core import check_frame, check_kind, check_seed, content_hash, curve_schema, derive_rng, progress
-from .coslow import confidence
+from .coslow import _stop_ids, confidence
 from .efficiency import anchors
-from .gradients import Example, as_tokenizer, examples_from_text
+from .gradients import Example, as_model, as_tokenizer, examples_from_text
 from .store import atomic_write
 
 # %% ../nbs/43_finetune.ipynb #1dbdd797
@@ -40,12 +41,15 @@ class Task:
     test_answers: Sequence[str]  # Their answers
 
     def __post_init__(self) -> None:
+        check_kind(self.name, str, "Task", "name must be a text", "It names the task in frames and charts.")
         for field in ("prompts", "answers", "test_prompts", "test_answers"):
             given = getattr(self, field)
-            odd = given if isinstance(given, str) else next((t for t in given if not isinstance(t, str)), None)
-            if odd is not None:
+            # a set has no order of its own, and prompts and answers go by their places
+            listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Set, Mapping))
+            odd = [repr(t) for t in given if not isinstance(t, str)] if listed else [f"a {type(given).__name__}"]
+            if odd:
                 raise TypeError(
-                    f"Task: needs lists of texts, got {'a str' if odd is given else repr(odd)} in {field} of {self.name!r}. Correct the lists."
+                    f"Task: needs lists of texts, got {odd[0]} in {field} of {self.name!r}. Correct the lists."
                 )
             object.__setattr__(self, field, tuple(given))
         problems = [
@@ -95,7 +99,7 @@ class FinetuneConfig:
     budgets: tuple[int, ...] = (0, *anchors)  # Labelled examples; 0 is the model as it is
     method: Literal["full", "lora"] = "full"  # Which weights move
     steps: int = 500  # Updates, at most
-    epochs: int | None = None  # Passes through the examples of a budget, at most; None: no limit
+    epochs: int | None = None  # Passes through the examples of a budget, at most (see `updates`); None: no limit
     batch_size: int = 32  # Examples per update, at most
     warmup: float = 0.1  # Share of the steps
     weight_decay: float = 0.0  # Of AdamW
@@ -106,7 +110,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         budgets = list(self.budgets) if isinstance(self.budgets, Sequence) else self.budgets
-        problems = [] if budgets != [] else ["at least one budget, got none"]
+        problems = ["at least one budget, got none"] if isinstance(budgets, list) and not budgets else []
         if not isinstance(budgets, list) or not all(
             isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in budgets
         ):
@@ -142,7 +146,7 @@ class FinetuneConfig:
         self,
         n: int,  # Labelled examples, >= 1
     ) -> int:
-        "Steps taken with a budget."
+        "Steps taken with a budget: those of `epochs` passes in full batches. The last batch of a pass may be smaller, and then fewer passes are made."
         return self.steps if self.epochs is None else min(self.steps, math.ceil(self.epochs * n / self.batch_size))
 
     def rate(
@@ -238,18 +242,26 @@ def finetune(
     _check_task(task, "finetune")
     _check_recipe(config, "finetune")
     check_seed(seed, "finetune")
-    if not 1 <= n <= len(task.prompts):
+    if not (isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n <= len(task.prompts)):
         raise ValueError(
-            f"finetune: n must be from 1 to the pool's {len(task.prompts)}, got {n} for {task.name!r}. Choose a smaller budget."
+            f"finetune: n must be from 1 to the pool's {len(task.prompts)}, got {n!r} for {task.name!r}. Choose a smaller budget."
         )
-    examples = _examples(tokenizer, task, pool_order(task, seed=seed)[:n])
-    limit = getattr(model.config, "max_position_embeddings", None)
+    start: Any = as_model(model, "finetune")
+    n = int(n)  # numpy's numbers would name other draws
+    examples = _examples(start, tokenizer, task, pool_order(task, seed=seed)[:n])
+    size = start.get_input_embeddings().weight.shape[0]
+    beyond = sorted({t for e in examples for t in (*e.prompt, *e.answer) if t >= size})
+    if beyond:
+        raise ValueError(
+            f"finetune: token ids must lie below the model's {size}, got {beyond[:5]} for {task.name!r}. Check that tokenizer and model belong together."
+        )
+    limit = getattr(start.config, "max_position_embeddings", None)
     if limit is not None and max(map(len, examples)) - 1 > limit:
         raise ValueError(
             f"finetune: prompt and answer must fit the model's {limit} positions, got {max(map(len, examples)) - 1} for {task.name!r}. "
             "Shorten the prompts; nothing is cut off silently."
         )
-    tuned: Any = deepcopy(model)
+    tuned: Any = deepcopy(start)
     updates = config.updates(n)
     losses = np.zeros(updates)
     with torch.random.fork_rng():
@@ -264,20 +276,31 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step, updates)
             loss = _answer_loss(tuned, [examples[i] for i in batch])
+            losses[step] = loss.item()
+            if not math.isfinite(losses[step]):
+                raise ValueError(
+                    f"finetune: the loss must stay finite, got {losses[step]} at update {step + 1} of {updates} for {task.name!r}. "
+                    "Lower the learning rate, or train in float32."
+                )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(moving, config.clip)
             optimizer.step()
-            losses[step] = loss.item()
     if config.method == "lora":
         _fold_low_rank(tuned)
     tuned.requires_grad_(True).eval()
     return tuned, losses
 
 
-def _examples(tokenizer: Any, task: Task, rows: Sequence[int]) -> list[Example]:
+def _examples(model: Any, tokenizer: Any, task: Task, rows: Sequence[int]) -> list[Example]:
     tok = as_tokenizer(tokenizer)
-    end = [tok.specials["eos"]] if "eos" in tok.specials else []
+    end = [tok.specials["eos"]] if "eos" in tok.specials else sorted(_stop_ids(model, tok))[:1]
+    if not end:
+        warnings.warn(
+            "finetune: neither tokenizer nor model has an end-of-text id, so that the model is not taught where an answer ends; "
+            "exact_match counts what follows it in its line as part of it.",
+            stacklevel=3,
+        )
     made = examples_from_text(tok, [task.prompts[i] for i in rows], [task.answers[i] for i in rows])
     return [Example(e.prompt, [*e.answer, *end]) for e in made]
 
@@ -332,9 +355,16 @@ def exact_match(
             f"exact_match: max_new_tokens must hold the longest expected answer, got {max_new_tokens} for {longest} tokens in {task.name!r}. "
             "Raise it, or shorten the answers."
         )
-    said = confidence(
+    told = confidence(
         model, tok, list(task.test_prompts), max_new_tokens=max_new_tokens, batch_size=batch_size, show=show
-    )["answer"].to_list()
+    )
+    lost = told.filter(pl.col("note") == "a probability is not finite")["i"].to_list()
+    if lost:
+        raise ValueError(
+            f"exact_match: probabilities must be finite, got others for {len(lost)} of {told.height} prompts of {task.name!r}, e.g. {lost[:5]}. "
+            "Check the weights, or use float32: such answers are not wrong, they are none."
+        )
+    said = told["answer"].to_list()
     return pl.DataFrame(
         {
             "prompt": task.test_prompts,
@@ -345,6 +375,18 @@ def exact_match(
     )
 
 # %% ../nbs/43_finetune.ipynb #9a8147cd
+def _different_seeds(
+    seeds: Any,  # Seeds of a run
+    where: str,  # Public function that asks, for the message
+) -> list[int]:  # The same as ints
+    "`seeds`, or an error if they are no different whole numbers of at least 0, one or more."
+    rule, advice = "seeds must be a list of whole numbers", "Pass e.g. seeds=(0, 1, 2)."
+    found = [check_seed(seed, where) for seed in check_kind(seeds, Iterable, where, rule, advice)]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"{where}: needs one or more different seeds, got {found}. {advice}")
+    return found
+
+
 def measure_curve(
     model: torch.nn.Module,  # Causal LM in Hugging Face form; left as it was
     tokenizer: Any,  # A `Tokenizer` of this toolkit, or what `load_tokenizer` takes
@@ -359,23 +401,22 @@ def measure_curve(
     "Exact match after fine-tuning on each budget, for each seed."
     _check_task(task, "measure_curve")
     _check_recipe(config, "measure_curve")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"measure_curve: needs one or more different seeds, got {list(seeds)}. Pass e.g. seeds=(0, 1, 2)."
-        )
-    tok = as_tokenizer(tokenizer)
+    seeds = _different_seeds(seeds, "measure_curve")
+    model, tok = as_model(model, "measure_curve"), as_tokenizer(tokenizer)
     ground = content_hash(_weights_hash(model), tok.content_hash, task.content_hash, config.content_hash)
+    settings = _settings_hash(model)
     cells = [(n, seed) for seed in seeds for n in task_budgets(task, config)]
-    rows = []
+    rows, done = [], dict[str, dict[str, Any]]()
     for n, seed in progress(cells, task.name, show=show):
         name = content_hash(ground, n, seed if n else None)
         path = None if folder is None else Path(folder) / f"{name}.json"
-        kept = None if path is None else _kept(path)
+        kept = done.get(name) if path is None else _kept(path, settings)
         if kept is None:
             kept = _measure(model, tok, task, config, n, seed)
             if path is not None:
                 with atomic_write(path) as part:
-                    part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+                    part.write_text(json.dumps({**kept, "settings": settings}) + "\n", encoding="utf-8")
+        done[name] = kept
         rows.append({"model": model_name, "task": task.name, "n": n, "seed": seed, "cell": name, **kept})
     frame = pl.DataFrame(
         rows,
@@ -395,10 +436,21 @@ def measure_curve(
 
 def _weights_hash(model: torch.nn.Module) -> str:
     weights = {name: w.detach().cpu() for name, w in model.state_dict().items()}
-    return content_hash({name: [str(w.dtype), w.float().numpy()] for name, w in weights.items()})
+    # numpy has no bfloat16
+    return content_hash(
+        {name: [str(w.dtype), (w if w.dtype == torch.float64 else w.float()).numpy()] for name, w in weights.items()}
+    )
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
+def _settings_hash(model: Any) -> str:
+    "Name of what the weights do not tell, such as the number of heads or the base of the positions."
+    config = model.config.to_diff_dict() if hasattr(model.config, "to_diff_dict") else vars(model.config)
+    noise = ("transformers_version", "architectures", "dtype", "torch_dtype")
+    told = {k: v for k, v in config.items() if not k.startswith("_") and k not in noise}
+    return content_hash(type(model).__name__, json.dumps(told, sort_keys=True, default=str))
+
+
+def _kept(path: Path, settings: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     text = path.read_text(encoding="utf-8")
@@ -406,11 +458,12 @@ def _kept(path: Path) -> dict[str, Any] | None:
         found = json.loads(text)
     except json.JSONDecodeError:
         found = None
+    measured_with = found.pop("settings", settings) if isinstance(found, dict) else None
     if not isinstance(found, dict) or set(found) != {"metric", "n_test", "train_loss"}:
         raise ValueError(
             f"measure_curve: a cell must hold metric, n_test and train_loss, got {text[:80]!r} in {path.name}. Delete the file."
         )
-    return found
+    return found if measured_with == settings else None
 
 
 def _measure(model: Any, tok: Any, task: Task, config: FinetuneConfig, n: int, seed: int) -> dict[str, Any]:

@@ -223,9 +223,10 @@ def study_task(
     "A task of the study: all its prompts are different, and those of the test set come first."
     if name not in _makers:
         raise KeyError(f"study_task: unknown task {name!r}. Known are {list(_makers)}.")
-    if pool < 1 or test < 1:
+    whole = all(isinstance(k, (int, np.integer)) and k >= 1 for k in (pool, test))
+    if not whole or pool + test < 4:  # a quarter of four prompts is one
         raise ValueError(
-            f"study_task: pool and test must be at least 1, got {pool} and {test}. Keep the defaults 5000 and 200."
+            f"study_task: pool and test must be at least 1, and 4 together, got {pool!r} and {test!r}. Keep the defaults 5000 and 200."
         )
     make = _makers[name][1]
     drawn = _different(name, make, pool + test)
@@ -625,9 +626,11 @@ def compare_predictors(
 def _check_comparison(table: pl.DataFrame, predictors: Sequence[str], level: float, draws: int) -> None:
     lacking = [name for name in ("auc", *predictors) if name not in table.columns]
     problems = [f"columns 'auc' and {list(predictors)}, got no {lacking}"] if lacking else []
+    words = [name for name in ("auc", *predictors) if name not in lacking and not table.schema[name].is_numeric()]
+    problems += [f"numbers in every column, got none in {words}"] if words else []
     if table.height < 4:
         problems.append(f"at least 4 tasks, got {table.height}")
-    elif not lacking:
+    elif not lacking and not words:
         values = {
             name: table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("auc", *predictors)
         }
@@ -644,8 +647,8 @@ def _check_comparison(table: pl.DataFrame, predictors: Sequence[str], level: flo
             if flat
             else []
         )
-    if not 0 < level < 1 or draws < 1:
-        problems.append(f"level in (0, 1) and draws of at least 1, got {level} and {draws}")
+    if not (isinstance(level, (int, float)) and 0 < level < 1 and isinstance(draws, (int, np.integer)) and draws >= 1):
+        problems.append(f"level in (0, 1) and draws of at least 1, got {level!r} and {draws!r}")
     if problems:
         raise ValueError(
             f"compare_predictors: needs {'; needs '.join(problems)}. Measure more, or leave these columns out."
