@@ -162,7 +162,9 @@ def in_double(query, key, turns):
 
 @pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("options", [{}, {"batch_tokens": 20}, {"lock_step": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_tokens": 20}, {"lock_step": True}, {"batch_tokens": 20, "offload": False}]
+)
 def test_gram_equals_explicit_gradients_where_layers_are_not_the_usual_ones(kind, weights, options, monkeypatch):
     monkeypatch.setattr(modeling_deepseek_v2, "apply_rotary_emb", in_double)
     torch.manual_seed(0)
@@ -458,6 +460,23 @@ def test_half_precision_and_files_on_disk(tmp_path):
         other = gradient_gram(model, examples, rank=4, show=False, **options).dot
         assert np.abs(other - kept).max() < 0.05 * np.abs(kept).max()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "seed_free", "full"])
+@pytest.mark.parametrize("kind", ["llama", "llama tied, biases", "gpt2"])
+@pytest.mark.parametrize(
+    "options", [{"batch_tokens": 20}, {"batch_tokens": 20, "lock_step": True}, {"batch_tokens": 1}]
+)
+def test_in_main_memory_no_file_is_made_and_nothing_changes(kind, weights, options, monkeypatch):
+    model, examples = build(kind), some_examples()
+    own = gradient_gram(model, examples, weights=weights, rank=4, calibrate=False, show=False, **options)
+    monkeypatch.setattr(gradients.tempfile, "TemporaryFile", lambda **_: pytest.fail("a file is made"))
+    other = gradient_gram(
+        model, examples, weights=weights, rank=4, calibrate=False, show=False, offload=False, **options
+    )
+    np.testing.assert_allclose(other.dot, own.dot, rtol=1e-12, atol=1e-12 * np.abs(own.dot).max())
+    with pytest.raises(TypeError, match="gradient_gram: needs the path of a file or folder, got bool"):
+        gradient_gram(model, examples, show=False, offload=True)
 
 
 def explicit_loss(model: torch.nn.Module, e: Example) -> float:

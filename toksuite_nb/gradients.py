@@ -19,7 +19,6 @@ from itertools import pairwise
 import math
 import mmap
 from operator import index
-from os import PathLike
 from pathlib import Path
 import sys
 import tempfile
@@ -39,7 +38,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from .core import batching_schema, check_frame, derive_rng, gram_schema, progress
+from .core import batching_schema, check_frame, check_path, derive_rng, gram_schema, progress
 
 # %% ../nbs/40_gradients.ipynb #6e1d6a65
 @dataclass(frozen=True)
@@ -521,7 +520,7 @@ class _Spool:
     "Tensors put aside: off the device, or, where the device is the CPU, in a temporary file."
 
     def __init__(self, device: torch.device, folder: Any = None):
-        on_disk = folder is not None or device.type == "cpu"
+        on_disk = folder is not False and (folder is not None or device.type == "cpu")
         self.file: Any = tempfile.TemporaryFile(dir=folder, buffering=0) if on_disk else None  # noqa: SIM115
         self.end, self.free = 0, dict[int, list[int]]()
 
@@ -536,6 +535,10 @@ class _Spool:
         while data:  # the system writes 2 GiB at most at once
             data = data[self.file.write(data) :]
         return _Aside(place, x.shape, x.dtype, x.device)
+
+    def copy(self, x: torch.Tensor) -> "_Aside":
+        "The same of what may be changed in place later on."
+        return self.put(x.clone() if self.file is None and x.device.type == "cpu" else x)
 
     def close(self) -> None:
         if self.file is not None:
@@ -594,6 +597,12 @@ class _Aside:
 
 def _got(x: Any) -> Any:
     return x.get() if isinstance(x, _Aside) else x
+
+
+def _anew(x: Any) -> Any:
+    "The same, so that no change of it lasts."
+    lasting = isinstance(x, _Aside) and isinstance(x.held, torch.Tensor) and x.device.type == "cpu"
+    return _got(x).clone() if lasting else _got(x)
 
 # %% ../nbs/40_gradients.ipynb #0edaa1ae
 @dataclass
@@ -1880,16 +1889,16 @@ def _boundaries(run: _Run, at: int, spool: _Spool) -> list[tuple[_Aside, Callabl
 
     def put(x: Any) -> Any:
         if isinstance(x, torch.Tensor) and id(x) not in aside:
-            aside[id(x)] = (x, spool.put(x))
+            aside[id(x)] = (x, spool.copy(x))
         return aside[id(x)][1] if isinstance(x, torch.Tensor) else x
 
     def before(block: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         rest, named = _mapped(put, args[1:]), _mapped(put, kwargs)
-        walk.append((spool.put(args[0]), lambda h: _hidden(block(h, *_mapped(_got, rest), **_mapped(_got, named)))))
+        walk.append((spool.copy(args[0]), lambda h: _hidden(block(h, *_mapped(_anew, rest), **_mapped(_anew, named)))))
 
     def after(block: torch.nn.Module, args: tuple, out: Any) -> None:
         rest = out[1:] if isinstance(out, tuple) else None
-        walk.append((spool.put(_hidden(out)), lambda h: h if rest is None else (h, *rest)))
+        walk.append((spool.copy(_hidden(out)), lambda h: h if rest is None else (h, *rest)))
         raise _Reached
 
     hooks = [block.register_forward_pre_hook(before, with_kwargs=True) for _, block in run.chain]
@@ -2039,9 +2048,7 @@ def gradient_gram(
     | None = None,  # Padded tokens whose activations may be held at once; None: 384 on a CPU, else 8192
     lock_step: bool
     | None = None,  # Recompute block by block where not all tokens fit; None: on a GPU, or where 8 GiB of pieces would be put aside
-    offload: str
-    | PathLike
-    | None = None,  # Folder for what is put aside; None: main memory beside a GPU, else a temporary file
+    offload: Any = None,  # Folder for what is put aside; None: main memory beside a GPU, else a temporary file; False: main memory
     calibrate: bool = True,  # True: a timing on this machine tells which ways are faster; False: fixed estimates do, so that a repeated run gives the same bits
     show: bool = True,  # Progress bar
 ) -> Gram:  # Inner products, losses, notes
@@ -2049,6 +2056,8 @@ def gradient_gram(
     model, given = as_model(model, "gradient_gram"), _given(examples, "gradient_gram")
     _check_settings(seed, rank, alpha, batch_tokens, "gradient_gram")
     settings, limits = (weights, seed, rank, float(alpha)), (batch_tokens, lock_step, offload)
+    if offload is not None and offload is not False:
+        check_path(offload, "gradient_gram")
     run, targets, layers = _computed(model, given, settings, modules, limits, calibrate=calibrate, show=show)
     dot = np.sum(list(layers.values()), axis=0)
     dot = (dot + dot.T) / 2
@@ -2187,7 +2196,7 @@ def _passes(
     fits = (sum(map(len, examples)) if plan.chain else longest * len(examples)) <= budget and not lock_step
     fits &= bool(plan.chain) or not plan.single
     spool = None if fits else _Spool(device, offload)
-    saving = _Spool(device, offload) if device.type == "cpu" else None
+    saving = _Spool(device, offload) if device.type == "cpu" and offload is not False else None
     together = examples[: len(examples) - alone]
     widths, batches = (
         _rows(together, budget, _limit(model))
