@@ -940,6 +940,38 @@ def test_graph_put_aside_keeps_views_and_refuses_what_changed(most, tmp_path):
     assert saved.held == 0
 
 
+def test_what_was_put_aside_is_put_aside_once(tmp_path):
+    saved = gradients._Saved(gradients._Spool(torch.device("cpu"), tmp_path), 0, set())
+    x = torch.arange(8192.0).view(2, 4096)
+    packed = [saved.pack(x[:, k:]) for k in range(5)]
+    assert len({id(stored) for stored, *_ in packed}) == 1 and saved.spool.end == x.nbytes
+    x.add_(1)
+    assert torch.equal(saved.unpack(saved.pack(x)), x), "what changed is another tensor"
+    assert torch.equal(saved.unpack(packed[4]), x[:, 4:] - 1)
+    old, at = saved.pack(x.clone()), -1
+    for _ in range(100):  # until another tensor gets the memory that was freed
+        other = torch.full((2, 4096), -1.0)
+        at = other.data_ptr()
+        back = saved.unpack(saved.pack(other))
+        assert torch.equal(back, other)
+        if at in saved.left:
+            break
+    assert at in saved.left and torch.equal(saved.unpack(old), x)
+
+
+@pytest.mark.parametrize("weights", ["lora_b", "full"])
+def test_the_other_library_gets_no_columns_of_a_wider_matrix(monkeypatch, weights):
+    "For which it takes hundreds of times longer."
+    given: list[bool] = []
+    product = gradients._onednn
+    monkeypatch.setattr(gradients, "_onednn", lambda a, b, *rest: given.append(a.is_contiguous() and b.is_contiguous()) or product(a, b, *rest))  # fmt: skip
+    monkeypatch.setattr(gradients, "_onednn_is_faster", lambda threads: True)
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(1, 96, 40), rng.integers(1, 96, 1)) for _ in range(40)]
+    gradient_gram(wide("qwen2"), examples, weights=weights, batch_tokens=10_000, show=False)
+    assert given and all(given)
+
+
 def test_logits_without_a_gradient_are_refused():
     class Detached(LlamaForCausalLM):
         def forward(self, *args, **kwargs):

@@ -33,6 +33,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch.func import functional_call, grad, vmap
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -321,7 +322,8 @@ def _times(
     single = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
     if single and len(a) < 32 and len(a) % 8:  # both libraries keep code for each number of rows: half a MiB, or five
         return _times(pad(a, (0, 0, 0, -len(a) % 8)), b, bias)[: len(a)]
-    if single and a.numel() * b.shape[0] >= 2**20 and _takes_onednn():
+    dense = a.is_contiguous() and b.is_contiguous()  # oneDNN takes hundreds of times longer otherwise
+    if single and dense and a.numel() * b.shape[0] >= 2**20 and _takes_onednn():
         return _onednn(a, b, bias)
     return torch.nn.functional.linear(a, b, bias)
 
@@ -1926,16 +1928,23 @@ class _Stored:
         self.x: torch.Tensor | None = x.detach()
         self.size, self.owner = x.untyped_storage().nbytes(), owner
         self.aside: _Aside | None = None
+        self.source: StorageWeakRef | None = None  # that memory, once it was put aside
         self.version = 0
         owner.held += self.size
 
     def leave(self) -> None:
         assert self.x is not None
         self.version = self.x._version
-        whole = torch.empty(0, dtype=torch.uint8).set_(self.x.untyped_storage())
-        self.aside, self.x = self.owner.spool.put(whole), None
+        storage = self.x.untyped_storage()
+        self.source = StorageWeakRef(storage)
+        self.aside, self.x = self.owner.spool.put(torch.empty(0, dtype=torch.uint8).set_(storage)), None
         self.owner.held -= self.size
         self.owner.move(self.size)
+
+    def holds(self, x: torch.Tensor) -> bool:
+        "Whether `x` still shows what was put aside: its memory may be another's by now, or changed."
+        same = self.source is not None and not self.source.expired() and self.source.cdata == x.untyped_storage()._cdata
+        return same and x._version == self.version
 
     def back(self) -> torch.UntypedStorage:
         if self.x is not None:
@@ -1996,6 +2005,7 @@ class _Saved:
         self.recent: deque[tuple[_Stored, torch.UntypedStorage]] = deque(maxlen=4)
         self.heap = _Heap(most, start)
         self.live: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # by address, oldest first
+        self.left: WeakValueDictionary[int, _Stored] = WeakValueDictionary()  # put aside while others may still read it
 
     def move(self, size: int) -> None:
         "Note that so many bytes come or go, and look after the heap now and then."
@@ -2012,12 +2022,15 @@ class _Saved:
         at = storage.data_ptr()
         if storage.nbytes() < 2**14 or at in self.weights:
             return x.detach()
-        stored = self.live.get(at)
+        stored, left = self.live.get(at), self.left.get(at)
+        if stored is None and left is not None and left.holds(x):
+            stored = left  # another part of the same tensor
         if stored is None:
             stored = self.live[at] = _Stored(x, self)
         while self.held > self.most and (first := next(iter(self.live.items()), None)):
             del self.live[first[0]]
             first[1].leave()
+            self.left[first[0]] = first[1]
         return stored, x.dtype, x.storage_offset(), x.shape, x.stride(), x._version
 
     def unpack(self, packed: Any) -> torch.Tensor:
