@@ -77,9 +77,11 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
     from toksuite_nb.score import audit_specials, predictions, rule_changes
     from toksuite_nb.study import compare_predictors, load_study_model
+    from toksuite_nb.store import data_path, register_data
     from toksuite_nb.styling import math_letter
     from toksuite_nb.suite import (
         SuiteConfig,
+        TextReader,
         initial_model,
         load_suite,
         pack,
@@ -352,6 +354,18 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "a list as a Lorenz curve": (lambda: lorenz([1.0]), "lorenz: values must be a mapping of languages to numbers"),
         "one edited text": (lambda: cut_shifts(5, "bytes"), "cut_shifts: edited must be a list of EditedText"),
         "a number as a folder": (lambda: ResultStore(5), "ResultStore: needs the path of a file or folder, got int."),
+        "half a character as a folder": (lambda: ResultStore("\ud800"), "which no file can have as a name"),
+        "a null in a folder's name": (lambda: ResultStore("a\0b"), "got 'a\\x00b', which no file can have as a name"),
+        "a list as a name of data": (lambda: data_path([]), "data_path: name must be a text, got list"),
+        "a number as a data file": (
+            lambda: register_data(5, source="", licence="", made_by=""),
+            "register_data: needs the path of a file or folder, got int",
+        ),
+        "a number as a stream": (lambda: TextReader(5), "TextReader: stream must be a TextStream, got int"),
+        "half a character in a task": (
+            lambda: Task("t", ["a", "\ud800"], ["b", "c"], ["q"], ["r"]),
+            "Task, prompts of 't': text must have a UTF-8 form, got the lone surrogate U+D800",
+        ),
         "a number as cells": (lambda: run_cells(5, ROOT), "run_cells: cells must be a list or a generator of Cell"),
         "words as cells": (lambda: write_plan(["x"], "x"), "write_plan: cells must be a list or a generator of Cell"),
         "numbers as cells": (lambda: collect([5], 5), "ResultStore: needs the path of a file or folder, got int."),

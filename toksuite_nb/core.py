@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 import json
-from os import PathLike
+from os import PathLike, fsencode
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +39,14 @@ def check_path(
 ) -> Path:  # The same as a `Path`
     "`path` as a `Path`, or an error if it cannot be one."
     rule = "needs the path of a file or folder"
-    return Path(check_kind(path, (str, PathLike), where, rule, "Give it as text or as a pathlib.Path."))
+    found = Path(check_kind(path, (str, PathLike), where, rule, "Give it as text or as a pathlib.Path."))
+    try:
+        odd = b"\0" in fsencode(found)
+    except UnicodeEncodeError:  # a lone surrogate
+        odd = True
+    if odd:
+        raise ValueError(f"{where}: {rule}, got {str(found)!r}, which no file can have as a name. Choose another name.")
+    return found
 
 # %% ../nbs/00_core.ipynb #db49a204
 @dataclass(frozen=True)

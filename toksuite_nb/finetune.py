@@ -28,6 +28,7 @@ from .coslow import _stop_ids, confidence
 from .efficiency import anchors
 from .gradients import Example, as_model, as_tokenizer, examples_from_text
 from .store import atomic_write
+from .text import check_text
 
 # %% ../nbs/43_finetune.ipynb #1dbdd797
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Task:
                 raise TypeError(
                     f"Task: needs lists of texts, got {odd[0]} in {field} of {self.name!r}. Correct the lists."
                 )
-            object.__setattr__(self, field, tuple(given))
+            object.__setattr__(
+                self, field, tuple(check_text(text, f"Task, {field} of {self.name!r}") for text in given)
+            )
         problems = [
             f"as many {a} as {p}, got {len(getattr(self, a))} and {len(getattr(self, p))}"
             for p, a in (("prompts", "answers"), ("test_prompts", "test_answers"))

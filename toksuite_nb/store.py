@@ -17,6 +17,7 @@ from tempfile import NamedTemporaryFile
 import polars as pl
 
 import toksuite_nb
+from .core import check_kind, check_path
 
 # %% ../nbs/01_store.ipynb #6386c611
 def data_dir() -> Path:  # Folder that holds `MANIFEST.json`
@@ -36,7 +37,7 @@ def atomic_write(
     path: Path | str,  # Where the file shall lie; parent folders are made
 ) -> Iterator[Path]:  # A temporary path in the same folder: write to it
     "Write a file under a temporary name; it takes its own name only when the block ends without error."
-    path = Path(path)
+    path = check_path(path, "atomic_write")
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
         temporary = Path(handle.name)
@@ -58,7 +59,7 @@ def register_data(
     made_by: str,  # Command or function that wrote it
 ) -> None:
     "Enter a data file and its SHA-256 in the manifest."
-    path, folder = Path(path).resolve(), data_dir().resolve()
+    path, folder = check_path(path, "register_data").resolve(), data_dir().resolve()
     if folder not in path.parents:
         raise ValueError(f"register_data: the file must lie under {folder.name}/, got {path}. Write it there first.")
     entries = _entries()
@@ -88,6 +89,7 @@ def data_path(
     name: str,  # Name in the manifest, e.g. `"published/llama_curves.csv"`
 ) -> Path:  # The verified file
     "Path of an embedded data file whose bytes are those of the manifest."
+    check_kind(name, str, "data_path", "name must be a text", "Give a name in the manifest.")
     entries = _entries()
     if name not in entries:
         raise KeyError(f"data_path: unknown data {name!r}. Known are {sorted(entries)}.")

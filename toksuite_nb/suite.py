@@ -376,7 +376,8 @@ class TextReader:
             raise ImportError(
                 "TextReader: streams are read by the library `datasets`, got none. Install it: pip install datasets."
             ) from error
-        self.stream = stream
+        advice = "Make one with TextStream(source)."
+        self.stream = check_kind(stream, TextStream, "TextReader", "stream must be a TextStream", advice)
         self._beginning = load_dataset(stream.source, stream.subset, split=stream.split, streaming=True)
         self._data = deepcopy(self._beginning)
         if state is not None:
