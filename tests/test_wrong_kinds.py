@@ -76,8 +76,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     from toksuite_nb.run import ResultStore, collect, read_plan, run_cells, write_plan
     from toksuite_nb.score import audit_specials, predictions, rule_changes
-    from toksuite_nb.study import compare_predictors, load_study_model
     from toksuite_nb.store import data_path, register_data
+    from toksuite_nb.study import compare_predictors, load_study_model
     from toksuite_nb.styling import math_letter
     from toksuite_nb.suite import (
         SuiteConfig,
