@@ -158,6 +158,11 @@ def test_table_says_what_was_carried_and_which_ceiling_held():
     human = {t: h for t, (_, h, _) in embedded().items()}
     beaten = [t for t, c in table.select("task", "ceiling").iter_rows() if human[t] is not None and c > human[t]]
     assert len(beaten) == 11, "the specification counts 11 tasks where the model beats the human score"
+    assert table["start"].to_list() == [0] * 40
+    late = efficiency_table(
+        published_curves().filter((pl.col("n") >= 50) & (pl.col("task") == "circa")), require_zero_shot=False
+    )
+    assert late["start"].to_list() == [50], "without zero-shot the area begins at the first anchor, and says so"
 
 
 @pytest.mark.parametrize(

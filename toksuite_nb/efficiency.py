@@ -190,8 +190,8 @@ def efficiency_table(
     human: Mapping[str, float | int | None] | None = None,  # Task -> human score in [0, 1]; missing tasks have none
     *,
     require_zero_shot: bool = True,  # False: accept curves that start above 0 examples
-) -> pl.DataFrame:  # `model`, `task`, `seed`, `auc`, `auc_linear`, `auc_measured`, `floor`, `ceiling`, `carried` (anchors), `repaired` (a dip)
-    "Areas of many curves, and what was filled in or evened out for each."
+) -> pl.DataFrame:  # `model`, `task`, `seed`, `auc`, `auc_linear`, `auc_measured`, `start` (budget of the floor), `floor`, `ceiling`, `carried` (anchors), `repaired` (a dip)
+    "Areas of many curves, and what was filled in or evened out for each; areas with a `start` above 0 leave out all before it, and compare with no others."
     check_frame(curves, curve_schema, "efficiency_table")
     scores = _scores(human, "efficiency_table")
     rows = []
@@ -211,6 +211,7 @@ def efficiency_table(
                 "auc": float(np.trapezoid(share, points["log2_budget"].to_numpy())),
                 "auc_linear": float(np.trapezoid(share, points["n"].to_numpy() / anchors[-1])),
                 "auc_measured": _measured_area(points),
+                "start": points["n"][0],
                 "floor": points["cleaned"][0],
                 "ceiling": best if score is None else max(score, best),
                 "carried": points.filter(pl.col("metric").is_null())["n"].to_list(),
@@ -226,6 +227,7 @@ def efficiency_table(
             "auc": pl.Float64,
             "auc_linear": pl.Float64,
             "auc_measured": pl.Float64,
+            "start": pl.Int64,
             "floor": pl.Float64,
             "ceiling": pl.Float64,
             "carried": pl.List(pl.Int64),
