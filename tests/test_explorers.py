@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from toksuite_nb.alignment import cut_shift
-from toksuite_nb.charts import count_chart, drop_chart, efficiency_chart, gram_chart, tokenizer_colours
+from toksuite_nb.charts import (
+    count_chart,
+    drop_chart,
+    efficiency_chart,
+    embedding_chart,
+    gram_chart,
+    tokenizer_colours,
+)
 from toksuite_nb.core import drop_schema, gram_schema, token_schema
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.explorers import (
@@ -506,6 +513,24 @@ def test_charts_of_empty_or_null_frames_do_not_fail_silently():
     )
     assert svg(gram_chart(nulls))
     assert svg(count_chart(token_schema.empty()))
+
+
+def test_rows_of_embeddings_are_drawn_from_the_smallest_value_and_thinned_but_for_the_unused():
+    n, unused = 50_000, [7, 31_007, 49_998]
+    value = np.random.default_rng(0).permutation(n).astype(float)
+    pieces = [b"a\n", b"\xe6\x9c", None] + [b"x"] * (n - 3)
+    ranks = pl.DataFrame({"tokenizer": "t", "id": range(n), "bytes": pieces, "side": "input", "norm": value})
+    ranks = ranks.with_columns(reference=pl.col("id").is_in(unused))
+    shown = embedding_chart(ranks, measure="norm").data
+    assert shown.height < 600 and set(shown.filter("reference")["id"]) == set(unused)
+    assert shown["place"].is_sorted() and (shown["norm"] == shown["place"] - 1).all(), "the k-th smallest at place k"
+    assert {1, 2, 3, n} <= set(shown["place"])
+    few = embedding_chart(ranks.head(3).with_columns(norm=pl.Series([1.0, None, 0.0])), measure="norm").data
+    assert few.select("place", "id", "token").rows() == [(1, 2, "no token"), (2, 0, "a⟨LF⟩")]
+    assert embedding_chart(ranks.slice(1, 1), measure="norm").data["token"].to_list() == ["E6 9C"]
+    for wrong, measure in ((ranks, "distance"), (ranks.clear(), "norm"), (ranks.with_columns(norm=pl.lit(None, pl.Float64)), "norm")):  # fmt: skip
+        with pytest.raises(ValueError, match="with at least one number in"):
+            embedding_chart(wrong, measure=measure)
 
 
 def test_the_budget_axis_is_log2():

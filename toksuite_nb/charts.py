@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokenizer_colours', 'drop_chart', 'efficiency_chart', 'gram_chart', 'count_chart', 'metric_chart',
-           'comparison_heatmap', 'overlap_chart', 'lorenz_chart', 'comparison_chart', 'beside_chart']
+           'comparison_heatmap', 'overlap_chart', 'lorenz_chart', 'comparison_chart', 'beside_chart', 'embedding_chart']
 
 # %% ../nbs/50_charts.ipynb #88ae27de
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,7 @@ from toksuite_nb.core import (
     token_schema,
 )
 from .intrinsic import Comparison, lorenz_schema, metric_schema, overlap_schema
+from .text import visible
 
 # %% ../nbs/50_charts.ipynb #c04dba09
 _KNOWN = {
@@ -739,3 +740,64 @@ def beside_chart(
         .properties(width=420, height=alt.Step(22), title=title)
         .configure(background="white")
     )
+
+# %% ../nbs/50_charts.ipynb #fec44679
+_RANKED = ("tokenizer", "id", "bytes", "side", "reference")
+
+
+def embedding_chart(
+    ranks: pl.DataFrame,  # From `embedding_ranks` of `undertrained`: one tokenizer, one side
+    *,
+    measure: Literal["distance", "cosine", "norm"] = "distance",  # Small is suspicious
+) -> alt.LayerChart:  # A line through the rows, and the unused ones upon it
+    "How much each row of a model's embeddings looks like the unused ones, from the most suspicious to the least."
+    check_frame(ranks, None, "embedding_chart")
+    missing = [c for c in (*_RANKED, measure) if c not in ranks.columns]
+    several = [] if missing else ranks.select("tokenizer", "side").unique(maintain_order=True).rows()
+    df = ranks.clear() if missing else ranks.filter(pl.col(measure).is_not_null()).sort(measure, "id")
+    if df.is_empty() or len(several) > 1:
+        raise ValueError(
+            f"embedding_chart: needs the frame of embedding_ranks for one tokenizer and one side with at least one number in {measure!r}, "
+            f"got {ranks.height} rows of {several[:4]}, without {missing}. Call embedding_ranks(model), and filter a frame of several."
+        )
+    df = df.with_columns(place=pl.int_range(1, pl.len() + 1))
+    unused = df.filter("reference")
+    some = unused[sorted({round(k * (unused.height - 1) / 199) for k in range(200)})] if unused.height else unused
+    drawn = {*some["place"], *(round(df.height ** (k / 499)) for k in range(500))}  # both ends among them
+    token = pl.col("bytes").map_elements(_spelled, pl.String, skip_nulls=False).alias("token")
+    shown = df.filter(pl.col("place").is_in(list(drawn))).select("place", "id", token, measure, "reference")
+    scale = alt.Scale(type="log", domain=[1, max(df.height, 2)], nice=False)
+    x = alt.X(
+        "place:Q", title="rows, the most suspicious first", scale=scale, axis=alt.Axis(format="~s", gridColor="#eeeeee")
+    )
+    y = alt.Y(f"{measure}:Q", title=measure, scale=alt.Scale(zero=False), axis=alt.Axis(gridColor="#e5e5e5"))
+    tips: list[str | alt.Tooltip] = [
+        "id:O",
+        "token:N",
+        "place:O",
+        alt.Tooltip(f"{measure}:Q", format=".3g"),
+        "reference:N",
+    ]
+    base = alt.Chart(shown).encode(x=x, y=y, tooltip=tips)
+    line = base.mark_line(color="#666666", strokeWidth=2)
+    points = base.mark_circle(color="#666666", size=14, opacity=1).transform_filter("!datum.reference")
+    marks = base.mark_point(shape="diamond", color="#D55E00", size=90, strokeWidth=2, opacity=1).transform_filter(
+        "datum.reference"
+    )
+    name, side = several[0]
+    title = alt.TitleParams(
+        f"{name}: rows of the {side} embeddings",
+        anchor="start",
+        subtitle=f"{df.height:,} rows. Diamonds: {unused.height:,} known to be unused.",
+    )
+    return alt.layer(line, points, marks).properties(width=520, height=260, title=title).configure(background="white")
+
+
+def _spelled(piece: bytes | None) -> str:
+    "A token as a reader sees it, or its bytes."
+    if piece is None:
+        return "no token"
+    try:
+        return visible(piece.decode())
+    except UnicodeDecodeError:
+        return piece.hex(" ").upper()
