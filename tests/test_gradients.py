@@ -477,6 +477,8 @@ def test_in_main_memory_no_file_is_made_and_nothing_changes(kind, weights, optio
     np.testing.assert_allclose(other.dot, own.dot, rtol=1e-12, atol=1e-12 * np.abs(own.dot).max())
     with pytest.raises(TypeError, match="gradient_gram: needs the path of a file or folder, got bool"):
         gradient_gram(model, examples, show=False, offload=True)
+    with pytest.raises(NotADirectoryError, match="offload must be a folder that exists, None or False, got 'nowhere'"):
+        gradient_gram(model, examples, show=False, offload="nowhere")
 
 
 def explicit_loss(model: torch.nn.Module, e: Example) -> float:

@@ -2069,8 +2069,10 @@ def gradient_gram(
     model, given = as_model(model, "gradient_gram"), _given(examples, "gradient_gram")
     _check_settings(seed, rank, alpha, batch_tokens, "gradient_gram")
     settings, limits = (weights, seed, rank, float(alpha)), (batch_tokens, lock_step, offload)
-    if offload is not None and offload is not False:
-        check_path(offload, "gradient_gram")
+    if offload is not None and offload is not False and not check_path(offload, "gradient_gram").is_dir():
+        raise NotADirectoryError(
+            f"gradient_gram: offload must be a folder that exists, None or False, got {str(offload)!r}. Make the folder, or leave offload out."
+        )
     run, targets, layers = _computed(model, given, settings, modules, limits, calibrate=calibrate, show=show)
     dot = np.sum(list(layers.values()), axis=0)
     dot = (dot + dot.T) / 2
