@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['edit_dtype', 'item_schema', 'token_kinds', 'boundaries', 'norms', 'token_schema', 'score_schema', 'verdict_schema',
-           'drop_schema', 'gram_schema', 'batching_schema', 'curve_schema', 'forecast_schema', 'T', 'check_kind',
+           'drop_schema', 'gram_schema', 'batching_schema', 'curve_schema', 'forecast_schema', 'check_kind',
            'check_path', 'Column', 'FrameSchema', 'check_frame', 'check_seed', 'derive_rng', 'content_hash', 'progress']
 
 # %% ../nbs/00_core.ipynb #ed07e36b
@@ -358,18 +358,18 @@ def _feed(digest: Any, part: Any) -> None:
         )
 
 # %% ../nbs/00_core.ipynb #47fea192
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def progress(
-    items: Iterable[T],  # What to go through
+    items: Iterable[_T],  # What to go through
     what: str,  # Shown before the bar, e.g. `"scoring"`
     *,
     total: int | None = None,  # Number of items, where `items` has no length; or the sum of their sizes
-    size: Callable[[T], int] | None = None,  # How much of `total` an item is; None: 1
+    size: Callable[[_T], int] | None = None,  # How much of `total` an item is; None: 1
     delay: float | int = 0,  # Seconds before the bar appears
     show: bool = True,  # False for silence
-) -> Iterator[T]:  # The same items
+) -> Iterator[_T]:  # The same items
     "`items`, with a bar that shows count, rate and time left."
     from tqdm.auto import tqdm
 
