@@ -830,6 +830,40 @@ def test_the_chance_of_a_count_is_binomial_for_equal_chances(n):
         assert _at_least(count, [0.25] * n) == pytest.approx(tail)
 
 
+@pytest.mark.parametrize(
+    ("weights", "effective"),  # (sum of weights)^2 / sum of their squares, by hand
+    [([4, 1, 1], 2.0), ([3, 2, 1], 2.6), ([5, 1], 1.4), ([2, 2, 1], 2.8), ([2, 1, 1, 1, 1], None)],
+)
+def test_a_subset_whose_items_share_sets_tells_its_effective_number_of_sets(weights, effective):
+    rows = [
+        row(f"{set_id}-{k}", f"Set {set_id} says {'x' * k} is", "ocr_errors")
+        for set_id, weight in enumerate(weights)
+        for k in range(weight)
+    ]
+    hits = audit(make_items(rows)).filter(pl.col("what").str.starts_with("A18"))["evidence"].to_list()
+    assert hits == ([f"en ocr_errors: {sum(weights)} items, {effective} effective sets"] if effective else [])
+
+
+@pytest.mark.parametrize(("letter", "index"), [("A", 0), ("B", 1), ("D", 3), (" C ", 2)])
+def test_a_letter_names_the_option_at_its_place(letter, index):
+    assert make_items([{**GOOD, "answer": letter}])["answer"].item() == index
+    assert make_items([{**GOOD, "answer": None, "answer_label": letter}])["answer"].item() == index
+
+
+@pytest.mark.parametrize("choices", [["blue", "blueberry", "red"], ["blueberry", "blue", "red"]])
+def test_an_option_that_begins_another_is_found_in_either_order(choices):
+    hits = audit(make_items([{**GOOD, "choices": choices}])).filter(pl.col("what") == "A19 option begins another")
+    assert hits["evidence"].to_list() == [
+        f"'blue' at {choices.index('blue')} and 'blueberry' at {choices.index('blueberry')}"
+    ]
+
+
+@pytest.mark.parametrize("gold", [0, 2])
+def test_options_that_normalisation_makes_one_are_found_whether_or_not_one_is_right(gold):
+    report = audit(make_items([{**GOOD, "choices": ["ﬁn", "fin", "tail"], "answer": gold}]))
+    assert "A5 options equal after NFKC" in report["what"].to_list()
+
+
 def test_a_subset_that_mixes_its_targets_names_the_rows():
     loud = ["bluuue", "reddd", "greeen", "greyyy"]
     rows = [row(f"{i}-c", f"Question number {'x' * i} is") for i in range(1, 7)]
