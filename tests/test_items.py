@@ -864,6 +864,51 @@ def test_options_that_normalisation_makes_one_are_found_whether_or_not_one_is_ri
     assert "A5 options equal after NFKC" in report["what"].to_list()
 
 
+@pytest.mark.parametrize(
+    ("choices", "what", "found"),
+    [
+        (["blue", "dark red", "light green", "pale grey"], "A10 gold spaced", True),
+        (["dark blue", "red", "light green", "grey"], "A10 gold spaced", False),
+        (["𝐛𝐥𝐮𝐞", "𝕣𝕖𝕕", "𝐭𝐚𝐧"], "A4", True),
+        (["𝐛𝕝𝐮𝐞", "𝐫𝕖𝐝", "𝐭𝕒𝐧"], "A4", False),
+    ],
+)
+def test_options_are_held_against_each_other(choices, what, found):
+    report = audit(make_items([{**GOOD, "choices": choices}]))
+    assert report["what"].str.starts_with(what).any() == found, report.rows()
+
+
+def test_options_in_another_order_are_no_other_options():
+    rows = [
+        row("1-c", "The sky is"),
+        row("1-a", "the sky is", "lowercase", choices=["grey", "green", "red", "blue"], answer=3),
+    ]
+    assert make_items(rows)["target"].to_list() == [None, "question"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_other_options_of_the_variants_are_noted_only_if_none_has_those_of_the_canonical_item(own):
+    other = ["azure", "red", "tan"]
+    rows = [row("1-c", "The sky is")] + [
+        row(f"1-{k}", f"Sky{k} is", k, choices=other) for k in ("inflections", "dialects")
+    ]
+    rows += [row("1-x", "The ѕky is", "homoglyphs")] * own
+    said = audit(make_items(rows)).filter(pl.col("what").str.starts_with("canonical options differ"))
+    assert said.height == (0 if own else 1)
+
+
+def test_units_after_numbers_are_no_options_that_a_subset_left_alone():
+    units, words_ = ["700 cm", "500 cm", "600 cm"], ["blue sea", "red sea", "tan sea"]
+    loud = ["BLUE SEA", "RED SEA", "TAN SEA"]
+    rows = [row(f"{i}-c", f"Question {'x' * i} is", choices=units if i < 3 else words_) for i in range(1, 7)]
+    rows += [
+        row(f"{i}-a", f"QUESTION {'X' * i} IS", "capitalization", choices=units if i < 3 else loud) for i in range(1, 7)
+    ]
+    assert not audit(make_items(rows))["what"].str.starts_with("A3").any()
+    rows[-1]["choices"], rows[-2]["choices"] = words_, words_
+    assert audit(make_items(rows))["what"].str.starts_with("A3").sum() == 2
+
+
 def test_a_subset_that_mixes_its_targets_names_the_rows():
     loud = ["bluuue", "reddd", "greeen", "greyyy"]
     rows = [row(f"{i}-c", f"Question number {'x' * i} is") for i in range(1, 7)]
