@@ -850,6 +850,13 @@ def test_a_letter_names_the_option_at_its_place(letter, index):
     assert make_items([{**GOOD, "answer": None, "answer_label": letter}])["answer"].item() == index
 
 
+def test_arrays_and_numbers_of_numpy_are_read_like_lists():
+    import numpy as np
+
+    given = make_items([{**GOOD, "choices": np.array(GOOD["choices"]), "answer": np.int64(2)}])
+    assert given.equals(make_items([{**GOOD, "answer": 2}]))
+
+
 @pytest.mark.parametrize("choices", [["blue", "blueberry", "red"], ["blueberry", "blue", "red"]])
 def test_an_option_that_begins_another_is_found_in_either_order(choices):
     hits = audit(make_items([{**GOOD, "choices": choices}])).filter(pl.col("what") == "A19 option begins another")

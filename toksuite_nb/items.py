@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import unicodedata
 import warnings
 
+import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
 
@@ -488,6 +489,8 @@ def _choices(value: Any) -> list[str]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = value.split("|")
+    if hasattr(value, "tolist"):  # an array of numpy, as pandas gives for a list
+        value = value.tolist()
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(
             "has no 'choices': needs a list of options, or in one cell a JSON list or options with | between them"
@@ -500,6 +503,7 @@ def _choices(value: Any) -> list[str]:
 
 def _answer(value: Any, label: Any, absent: bool) -> int | None:
     letter = value if value is not None else label
+    letter = letter.item() if isinstance(letter, np.generic) else letter
     if absent and letter is None:
         return None
     if isinstance(letter, str) and re.fullmatch("[A-Z]", letter.strip()):
