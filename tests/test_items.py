@@ -850,6 +850,42 @@ def test_a_letter_names_the_option_at_its_place(letter, index):
     assert make_items([{**GOOD, "answer": None, "answer_label": letter}])["answer"].item() == index
 
 
+@pytest.mark.parametrize(
+    ("change", "what", "severity"),
+    [
+        ({"question": "A hundred blues is"}, "A7", None),
+        ({"question": "A blue sky is"}, "A7", "note"),
+        ({"question": "The sky is "}, "A20 space that the prompt strips", "note"),
+        ({"choices": ["blue ", "red", "green", "grey"]}, "A20 invisible character at the edge", "warning"),
+        ({"question": "The sky is\u200b"}, "A20 invisible character at the edge", "warning"),
+        ({}, "A20", None),
+    ],
+)
+def test_answers_in_the_question_are_whole_words_and_edges_are_seen(change, what, severity):
+    found = audit(make_items([{**GOOD, **change}])).filter(pl.col("what").str.starts_with(what))
+    assert found["severity"].to_list() == [severity] * (severity is not None)
+
+
+def test_declared_numbers_are_those_of_a_domain_or_of_a_language():
+    rows = [
+        row("1-c", "2 is", domain="stem"),
+        row("1-a", "$2$ is", "latex", domain="stem"),
+        row("2-c", "The sky is", domain="general"),
+    ]
+    right = {"toksuite_stem_canonical": 1, "toksuite_stem_latex": 1, "toksuite_english_canonical": 1}
+    assert not audit(make_items(rows), declared=right)["what"].str.starts_with("A17").any()
+    hits = audit(make_items(rows), declared=right | {"toksuite_english_canonical": 2}).filter(
+        pl.col("what").str.starts_with("A17")
+    )
+    assert hits["evidence"].to_list() == ["toksuite_english_canonical: 1, declared 2"]
+
+
+def test_a_set_that_a_language_lacks_is_noted():
+    rows = [row(f"{i}-{lang}", f"Sky{i} {lang}", lang=lang) for i in (1, 2) for lang in ("en", "it", "tr")][:-1]
+    hits = audit(make_items(rows)).filter(pl.col("what") == "set not in all languages")
+    assert hits["evidence"].to_list() == ["set 2 lacks tr"]
+
+
 def test_arrays_and_numbers_of_numpy_are_read_like_lists():
     import numpy as np
 
