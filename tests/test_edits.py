@@ -308,3 +308,11 @@ def test_errors_of_texts_read_as_one_paragraph():
         match=r"^perturb: text must have a UTF-8 form, got the lone surrogate U\+DC00 at character 1\. Read the source again",
     ):
         check_text("a\udc00", "perturb")
+
+
+def test_the_place_of_an_edit_covers_the_grapheme_that_it_ends_in():
+    # without the space between them, two regional indicators are one flag, and the edit stands within it
+    row = EditedText("🇮 🇹", (Edit(1, 2, " ", ""),)).spans.row(0, named=True)
+    assert (row["target_start"], row["target_end"], row["target_start_byte"], row["target_end_byte"]) == (0, 1, 4, 4)
+    row = EditedText("ab", (Edit(0, 1, "a", "ö"),)).spans.row(0, named=True)
+    assert (row["target_start"], row["target_end"], row["target_start_byte"], row["target_end_byte"]) == (0, 1, 0, 2)

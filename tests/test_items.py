@@ -830,6 +830,128 @@ def test_the_chance_of_a_count_is_binomial_for_equal_chances(n):
         assert _at_least(count, [0.25] * n) == pytest.approx(tail)
 
 
+@pytest.mark.parametrize(
+    ("weights", "effective"),  # (sum of weights)^2 / sum of their squares, by hand
+    [([4, 1, 1], 2.0), ([3, 2, 1], 2.6), ([5, 1], 1.4), ([2, 2, 1], 2.8), ([2, 1, 1, 1, 1], None)],
+)
+def test_a_subset_whose_items_share_sets_tells_its_effective_number_of_sets(weights, effective):
+    rows = [
+        row(f"{set_id}-{k}", f"Set {set_id} says {'x' * k} is", "ocr_errors")
+        for set_id, weight in enumerate(weights)
+        for k in range(weight)
+    ]
+    hits = audit(make_items(rows)).filter(pl.col("what").str.starts_with("A18"))["evidence"].to_list()
+    assert hits == ([f"en ocr_errors: {sum(weights)} items, {effective} effective sets"] if effective else [])
+
+
+@pytest.mark.parametrize(("letter", "index"), [("A", 0), ("B", 1), ("D", 3), (" C ", 2)])
+def test_a_letter_names_the_option_at_its_place(letter, index):
+    assert make_items([{**GOOD, "answer": letter}])["answer"].item() == index
+    assert make_items([{**GOOD, "answer": None, "answer_label": letter}])["answer"].item() == index
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "severity"),
+    [
+        ({"question": "A hundred blues is"}, "A7", None),
+        ({"question": "A blue sky is"}, "A7", "note"),
+        ({"question": "The sky is "}, "A20 space that the prompt strips", "note"),
+        ({"choices": ["blue ", "red", "green", "grey"]}, "A20 invisible character at the edge", "warning"),
+        ({"question": "The sky is\u200b"}, "A20 invisible character at the edge", "warning"),
+        ({}, "A20", None),
+    ],
+)
+def test_answers_in_the_question_are_whole_words_and_edges_are_seen(change, what, severity):
+    found = audit(make_items([{**GOOD, **change}])).filter(pl.col("what").str.starts_with(what))
+    assert found["severity"].to_list() == [severity] * (severity is not None)
+
+
+def test_declared_numbers_are_those_of_a_domain_or_of_a_language():
+    rows = [
+        row("1-c", "2 is", domain="stem"),
+        row("1-a", "$2$ is", "latex", domain="stem"),
+        row("2-c", "The sky is", domain="general"),
+    ]
+    right = {"toksuite_stem_canonical": 1, "toksuite_stem_latex": 1, "toksuite_english_canonical": 1}
+    assert not audit(make_items(rows), declared=right)["what"].str.starts_with("A17").any()
+    hits = audit(make_items(rows), declared=right | {"toksuite_english_canonical": 2}).filter(
+        pl.col("what").str.starts_with("A17")
+    )
+    assert hits["evidence"].to_list() == ["toksuite_english_canonical: 1, declared 2"]
+
+
+def test_a_set_that_a_language_lacks_is_noted():
+    rows = [row(f"{i}-{lang}", f"Sky{i} {lang}", lang=lang) for i in (1, 2) for lang in ("en", "it", "tr")][:-1]
+    hits = audit(make_items(rows)).filter(pl.col("what") == "set not in all languages")
+    assert hits["evidence"].to_list() == ["set 2 lacks tr"]
+
+
+def test_arrays_and_numbers_of_numpy_are_read_like_lists():
+    import numpy as np
+
+    given = make_items([{**GOOD, "choices": np.array(GOOD["choices"]), "answer": np.int64(2)}])
+    assert given.equals(make_items([{**GOOD, "answer": 2}]))
+
+
+@pytest.mark.parametrize("choices", [["blue", "blueberry", "red"], ["blueberry", "blue", "red"]])
+def test_an_option_that_begins_another_is_found_in_either_order(choices):
+    hits = audit(make_items([{**GOOD, "choices": choices}])).filter(pl.col("what") == "A19 option begins another")
+    assert hits["evidence"].to_list() == [
+        f"'blue' at {choices.index('blue')} and 'blueberry' at {choices.index('blueberry')}"
+    ]
+
+
+@pytest.mark.parametrize("gold", [0, 2])
+def test_options_that_normalisation_makes_one_are_found_whether_or_not_one_is_right(gold):
+    report = audit(make_items([{**GOOD, "choices": ["ﬁn", "fin", "tail"], "answer": gold}]))
+    assert "A5 options equal after NFKC" in report["what"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("choices", "what", "found"),
+    [
+        (["blue", "dark red", "light green", "pale grey"], "A10 gold spaced", True),
+        (["dark blue", "red", "light green", "grey"], "A10 gold spaced", False),
+        (["𝐛𝐥𝐮𝐞", "𝕣𝕖𝕕", "𝐭𝐚𝐧"], "A4", True),
+        (["𝐛𝕝𝐮𝐞", "𝐫𝕖𝐝", "𝐭𝕒𝐧"], "A4", False),
+    ],
+)
+def test_options_are_held_against_each_other(choices, what, found):
+    report = audit(make_items([{**GOOD, "choices": choices}]))
+    assert report["what"].str.starts_with(what).any() == found, report.rows()
+
+
+def test_options_in_another_order_are_no_other_options():
+    rows = [
+        row("1-c", "The sky is"),
+        row("1-a", "the sky is", "lowercase", choices=["grey", "green", "red", "blue"], answer=3),
+    ]
+    assert make_items(rows)["target"].to_list() == [None, "question"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_other_options_of_the_variants_are_noted_only_if_none_has_those_of_the_canonical_item(own):
+    other = ["azure", "red", "tan"]
+    rows = [row("1-c", "The sky is")] + [
+        row(f"1-{k}", f"Sky{k} is", k, choices=other) for k in ("inflections", "dialects")
+    ]
+    rows += [row("1-x", "The ѕky is", "homoglyphs")] * own
+    said = audit(make_items(rows)).filter(pl.col("what").str.starts_with("canonical options differ"))
+    assert said.height == (0 if own else 1)
+
+
+def test_units_after_numbers_are_no_options_that_a_subset_left_alone():
+    units, words_ = ["700 cm", "500 cm", "600 cm"], ["blue sea", "red sea", "tan sea"]
+    loud = ["BLUE SEA", "RED SEA", "TAN SEA"]
+    rows = [row(f"{i}-c", f"Question {'x' * i} is", choices=units if i < 3 else words_) for i in range(1, 7)]
+    rows += [
+        row(f"{i}-a", f"QUESTION {'X' * i} IS", "capitalization", choices=units if i < 3 else loud) for i in range(1, 7)
+    ]
+    assert not audit(make_items(rows))["what"].str.starts_with("A3").any()
+    rows[-1]["choices"], rows[-2]["choices"] = words_, words_
+    assert audit(make_items(rows))["what"].str.starts_with("A3").sum() == 2
+
+
 def test_a_subset_that_mixes_its_targets_names_the_rows():
     loud = ["bluuue", "reddd", "greeen", "greyyy"]
     rows = [row(f"{i}-c", f"Question number {'x' * i} is") for i in range(1, 7)]

@@ -199,6 +199,15 @@ def test_wrong_arguments_are_explained(path, tmp_path):
         (lambda: LabelingDesk(POOL, path).label("\u200b"), "must be a text that is not blank"),
         (lambda: LabelingDesk(POOL, path, labels=["yes", "\u200b "]), "texts with a visible character, got"),
         (lambda: desk(path).export(tmp_path / "a.txt"), "must end in one of"),
+        (lambda: LabelingDesk(POOL, path, labels="yes"), "labels must be a list of texts, got 'yes'"),
+        (lambda: LabelingDesk(POOL, path, finish="forecast"), "a function to finish with, got 'forecast'"),
+        (lambda: LabelingDesk(POOL, path).label("x\ud800"), r"lone surrogate U\+D800"),
+        (lambda: LabelingDesk(pl.DataFrame({"i": [0.0]}), path, prompts=["a"]), "i must be whole numbers"),
+        (lambda: LabelingDesk(pl.DataFrame({"i": [0]}), path, prompts=[3]), "prompts must be texts, got 3"),
+        (
+            lambda: LabelingDesk(POOL.with_columns(choices=pl.lit(["a"])), path).export(tmp_path / "a.csv"),
+            r"a \.csv holds no lists, got the columns \['choices'\]",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             call()

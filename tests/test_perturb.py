@@ -1011,7 +1011,19 @@ def test_no_two_graphemes_become_one(data):
         ("contractions", "en", "IT IS A STAR", "IT'S A STAR"),
         ("search_keywords", "en", "The largest ocean on Earth is the", "largest ocean Earth"),
         ("search_keywords", "it", "La Gioconda è stata dipinta da", "Gioconda dipinta"),
+        ("search_keywords", "en", "A source of vitamin A is", "source vitamin A"),
+        ("search_keywords", "en", "The WHO is based in Geneva", "WHO based Geneva"),
+        ("search_keywords", "en", "THE WHO IS BASED IN GENEVA", "BASED GENEVA"),
+        ("search_keywords", "it", "Il 25 per cento di 9 per 8 è", "25 per cento 9 per 8"),
+        ("search_keywords", "it", "La vitamina E è utile per la pelle", "vitamina E utile pelle"),
         ("optional_diacritics", "zh", "我不会去一个地方", "wǒ bù huì qù yī gè dì fāng"),
+        ("optional_diacritics", "zh", "最长的河", "zuì cháng de hé"),
+        ("optional_diacritics", "zh", "边长为6，又长大了", "biān cháng wèi 6，yòu zhǎng dà le"),
+        ("optional_diacritics", "zh", "校长有两只狗，只有", "xiào zhǎng yǒu liǎng zhī gǒu，zhǐ yǒu"),
+        ("optional_diacritics", "zh", "很干，在铁轨上行驶", "hěn gān，zài tiě guǐ shàng xíng shǐ"),
+        ("optional_diacritics", "zh", "慢慢地跑得快，陆地", "màn màn de pǎo de kuài，lù dì"),
+        ("romanization", "zh", "最长的河", "zui chang de he"),
+        ("traditional", "zh", "干", "乾"),
         ("word_spacing", "zh", "多瑙河的水", "多瑙河 的 水"),
         ("spelled_out", "zh", "2份, 2月", "两份, 二月"),
         ("romanization", "fa", "بچه‌ها در پارک بازی می‌کنند", "bachcheha dar park bazi mikonand"),
@@ -1023,6 +1035,97 @@ def test_no_two_graphemes_become_one(data):
 )
 def test_what_a_reader_of_the_language_would_have_corrected(name, lang, text, after):
     assert str(getattr(made := perturb(text, name, lang, seed=0), "text", made)) == after
+
+
+@pytest.mark.parametrize(
+    ("name", "lang", "text", "after"),
+    [
+        ("digits", "fa", "3.5 و 1,234", "۳٫۵ و ۱٬۲۳۴"),
+        ("romanization", "fa", "۱٬۲۳۴ یا ۳٫۵ متر", "1,234 ya 3.5 metr"),
+        ("romanization", "fa", "کانی طبیعی، خانه بزرگ", "kaniye tabi'i, khaneye bozorg"),
+        ("arabic_keyboard", "fa", "پاک، ژاله، چای، گل و شاه ه", "باك، زالة، جاي، كل و شاة ه"),
+        ("upside_down", "en", "Cat 16", "ʇɐɔ 9Ɩ"),
+        ("superscript_letters", "en", "ao", "ᵃᵒ"),
+        ("spelled_out", "tr", "Saat 4'te, sayı 4'ü geçti", "Saat dörtte, sayı dördü geçti"),
+        ("date_formats", "en", "on 12/5/2025", "NotApplicable: date_formats (en): no date that the language reads in one way"),
+        ("date_formats", "en", "on 5/12/2025", "NotApplicable: date_formats (en): no date that the language reads in one way"),
+    ],
+)  # fmt: skip
+def test_a_rule_writes_what_its_definition_says(name, lang, text, after):
+    assert str(getattr(made := perturb(text, name, lang, seed=0), "text", made)) == after
+
+
+@pytest.mark.parametrize(
+    ("lang", "words"),
+    [
+        ("it", {3: "tre", 23: "ventitré", 1003: "milletré", 3_000_000: "tre milioni", 88: "ottantotto", 108: "centotto"}),
+        ("tr", {1000: "bin", 1001: "bin bir", 1_000_000: "bir milyon", 2_001_000: "iki milyon bin", 101: "yüz bir"}),
+        ("fa", {1000: "هزار", 1001: "هزار و یک", 1_000_000: "یک میلیون", 121: "صد و بیست و یک"}),
+        ("zh", {2000: "两千", 20_000: "两万", 200_000_000: "两亿", 10_005: "一万零五", 100_500: "十万零五百", 110: "一百一十", 2: "二"}),
+        ("en", {21: "twenty-one", 1013: "one thousand thirteen", 100: "one hundred"}),
+    ],
+)  # fmt: skip
+def test_numbers_are_said_as_grammars_say_them(lang, words):
+    from toksuite_nb.notation import number_words
+
+    assert {number: number_words(number, lang) for number in words} == words
+
+
+def test_english_days_have_their_ordinals_and_thousands_their_short_forms():
+    from toksuite_nb.notation import date_forms, number_forms
+
+    ends = {day: re.search(r" \d+([a-z]{2}),", " ".join(date_forms(2025, 8, day, "en")))[1] for day in range(1, 32)}
+    other = {1: "st", 21: "st", 31: "st", 2: "nd", 22: "nd", 3: "rd", 23: "rd"}
+    assert ends == {day: other.get(day, "th") for day in range(1, 32)}
+    assert [form for form in number_forms(12_000, "en") if form.endswith(("k", "thousand"))] == ["12 thousand", "12k"]
+    assert not [form for form in number_forms(12_345, "en") if not form[-1].isdigit()], "12,345 is not 12k"
+
+
+@pytest.mark.parametrize(("name", "first"), [("adjacent_swap", 1), ("character_deletion", 1)])
+def test_the_first_letter_of_a_word_stays(name, first):
+    for lang, word in (("en", "planet"), ("it", "gatto"), ("tr", "şehir"), ("fa", "کتاب")):
+        made = {perturb(f"{word} {word}", name, lang, seed=seed).text for seed in range(40)}
+        assert {part[:first] for text in made for part in text.split()} == {word[:first]}
+
+
+def test_no_invisible_character_of_farsi_can_be_seen():
+    # a non-joiner cuts a letter that joins from the next; a joiner gives one that does not join another shape
+    alone = set("اآأإدذرزژوؤة")
+    for seed in range(20):
+        for edit in perturb("سلام دوست من، آب و ورزش", "zero_width", "fa", seed=seed).edits:
+            before = graphemes("سلام دوست من، آب و ورزش")[edit.start - 1]
+            assert edit.target != ("\u200d" if before in alone else "\u200c")
+
+
+@pytest.mark.parametrize("pair", ["rn m", "cl d", "vv w", "ll H", "li h"])
+def test_scanners_confuse_pairs_of_letters_in_both_directions(pair):
+    from toksuite_nb.noise import scan_confusions
+
+    two, one = pair.split()
+    assert one in scan_confusions("en")[two] and two in scan_confusions("en")[one]
+
+
+def test_no_character_is_its_own_homophone():
+    from toksuite_nb.noise import homophones
+
+    for character, syllable in (("颜", "yan"), ("是", "shi"), ("的", "de"), ("一", "yi")):
+        offered = [other for other, _ in homophones(character, syllable)]
+        assert offered and character not in offered and len(set(offered)) == len(offered)
+
+
+def test_capital_i_with_a_dot_is_a_turkish_i_in_both_normal_forms():
+    assert lower("İIi", "tr") == lower("I\u0307Ii", "tr") == "iıi"
+
+
+def test_the_longest_option_that_the_question_holds_is_kept_whole():
+    tree = item(question="苹果树在", choices=["苹果", "苹果树", "梨", "桃"], lang="zh")
+    assert perturb_items(frame(tree), "romanization")["question"].item() == "苹果树 zai"
+
+
+def test_variants_of_the_options_alone_are_distinct():
+    words = item(choices=["azure blue", "crimson red", "emerald green", "ashen grey"])
+    made = perturb_items(frame(words), "keyboard_proximity", variants=3, target="choices")
+    assert made["reason"].is_null().all() and made["choices"].n_unique() == 3
 
 
 def test_names_that_end_like_a_suffix_are_not_misspelt():

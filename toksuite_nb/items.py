@@ -7,6 +7,7 @@ __all__ = ['make_cldr_items', 'freeze_cldr_items', 'cldr_facts', 'cldr_sentences
            'make_variants', 'freeze_variants', 'load_benchmark']
 
 # %% ../nbs/30_items.ipynb #927f30cf
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import csv
 from difflib import SequenceMatcher
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import unicodedata
 import warnings
 
+import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
 
@@ -487,6 +489,8 @@ def _choices(value: Any) -> list[str]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = value.split("|")
+    if hasattr(value, "tolist"):  # an array of numpy, as pandas gives for a list
+        value = value.tolist()
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(
             "has no 'choices': needs a list of options, or in one cell a JSON list or options with | between them"
@@ -499,6 +503,7 @@ def _choices(value: Any) -> list[str]:
 
 def _answer(value: Any, label: Any, absent: bool) -> int | None:
     letter = value if value is not None else label
+    letter = letter.item() if isinstance(letter, np.generic) else letter
     if absent and letter is None:
         return None
     if isinstance(letter, str) and re.fullmatch("[A-Z]", letter.strip()):
@@ -779,6 +784,7 @@ def _pair_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
     for row in rows:
         if row["perturbation"] == "canonical" and row["choices"] and row["question"]:
             home.setdefault((row["lang"], row["domain"]), {}).setdefault(row["set_id"], row)
+    folded = {place: _folded(canonical) for place, canonical in home.items()}
     usual, hits = _usual_options(rows, by_id)
     alone: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -789,7 +795,7 @@ def _pair_hits(rows: list[dict[str, Any]]) -> list[_Hit]:
             alone.setdefault((row["lang"], row["perturbation"]), []).append(row["item_id"])
             hits += _edit_hits(row, None)
             continue
-        stray = _stray(row, twin, home.get((row["lang"], twin["domain"]), {}))
+        stray = _stray(row, twin, folded.get((row["lang"], twin["domain"]), ({}, {})))
         reference = twin | ({"choices": usual[twin["item_id"]]} if twin["item_id"] in usual else {})
         hits += (
             [_Hit("error", row["item_id"], *stray)] if stray else [*_twin_hits(row, twin), *_edit_hits(row, reference)]
@@ -833,20 +839,37 @@ def _usual_options(
     return usual, hits
 
 
-def _stray(row: dict[str, Any], twin: dict[str, Any], home: dict[str, dict[str, Any]]) -> tuple[str, str] | None:
-    others = {set_id: other for set_id, other in home.items() if set_id != row["set_id"]}
-    mine, its = ({_fold(o or "") for o in item["choices"]} for item in (row, twin))
+_Folded = tuple[dict[str, str], dict[frozenset[str], list[str]]]
+
+
+def _folded(canonical: Mapping[str, dict[str, Any]]) -> _Folded:
+    "The question of each set, and the sets that have each group of options."
+    sets: dict[frozenset[str], list[str]] = {}
+    for set_id, item in canonical.items():
+        sets.setdefault(frozenset(_fold(o or "") for o in item["choices"]), []).append(set_id)
+    return {set_id: _fold(item["question"]) for set_id, item in canonical.items()}, sets
+
+
+def _stray(row: dict[str, Any], twin: dict[str, Any], home: _Folded) -> tuple[str, str] | None:
+    questions, sets = home
+    mine, its = (frozenset(_fold(o or "") for o in item["choices"]) for item in (row, twin))
     if mine != its and (
         twin["answer"] is None
         or _fold((twin["choices"][twin["answer"] : twin["answer"] + 1] or [""])[0] or "") not in mine
     ):
-        for set_id, other in others.items():
-            if mine == {_fold(o or "") for o in other["choices"]}:
+        for set_id in sets.get(mine, ()):
+            if set_id != row["set_id"]:
                 return "A1 options of another set", f"{row['choices']} belong to set {set_id}"
-    asked, questions = _fold(row["question"]), {set_id: _fold(other["question"]) for set_id, other in others.items()}
-    near = process.extractOne(asked, questions, scorer=fuzz.ratio, score_cutoff=60)
+    asked = _fold(row["question"])
     # a heavy perturbation is unlike every question; a strayed question is far more like another's than its own
-    if near and _alike(asked, near[0]) > _alike(asked, _fold(twin["question"] or "")) + 15:
+    enough = _alike(asked, _fold(twin["question"] or "")) + 15
+    if enough >= 100:
+        return None
+    # both halves of the likeness are at most 100, so that a ratio below this cannot do
+    cutoff = max(60.0, 2 * enough - 100)
+    found = process.extract(asked, questions, scorer=fuzz.ratio, score_cutoff=cutoff, limit=2)
+    near = next((one for one in found if one[2] != row["set_id"]), None)
+    if near and _alike(asked, near[0]) > enough:
         return "A1 question of another set", f"{row['question']!r} is like that of set {near[2]}"
     return None
 
@@ -1214,7 +1237,7 @@ def _subset_hits(
                 for item_id in few
             ]
     sets = [row["set_id"] for row in members]
-    weights = [sets.count(s) for s in sorted(set(sets))]
+    weights = Counter(sets).values()
     effective = sum(weights) ** 2 / sum(w * w for w in weights)
     if effective < 0.75 * len(members):
         hits.append(

@@ -39,6 +39,14 @@ def label_queue(
     "The examples to label, with what cannot be asked and what need not be asked twice."
     check_frame(examples, None, "label_queue")
     if "prompt" not in examples.columns and prompts is not None and "i" in examples.columns:
+        if not examples.schema["i"].is_integer():
+            raise ValueError(
+                f"label_queue: i must be whole numbers, positions in the prompts, got a column of {examples.schema['i']}. Cast it to pl.Int64."
+            )
+        if wrong := [text for text in prompts if text is not None and not isinstance(text, str)]:
+            raise ValueError(
+                f"label_queue: prompts must be texts, got {wrong[0]!r:.60}. Pass the pool that was given to confidence."
+            )
         outside = [i for i in examples["i"].to_list() if i is None or not 0 <= i < len(prompts)]
         if outside:
             raise ValueError(
@@ -335,6 +343,10 @@ class LabelingDesk:
         | None = None,  # What to do with the labelled rows when asked for the forecast, e.g. `partial(label_forecast, ...)`
     ):
         check_frame(examples, None, "LabelingDesk")
+        if isinstance(labels, str):
+            raise ValueError(
+                f"LabelingDesk: labels must be a list of texts, got {labels!r:.60}. Write for instance ['yes', 'no']."
+            )
         self.path = check_path(path, "LabelingDesk")
         self.queue, self.labels = label_queue(examples, prompts), tuple(labels)
         self.show, self.finish, self.result = tuple(show), finish, None
@@ -357,6 +369,9 @@ class LabelingDesk:
             for lost in [[c for c in self.show if c not in self.queue.columns]]
             if lost
         ]
+        problems += [f"a function to finish with, got {self.finish!r:.60}"] * (
+            self.finish is not None and not callable(self.finish)
+        )
         problems += [f"a file as journal, got the folder {self.path.name!r}"] * self.path.is_dir()
         if problems:
             raise ValueError(f"LabelingDesk: needs {'; needs '.join(problems)}. Correct the call; nothing was written.")
@@ -403,6 +418,7 @@ class LabelingDesk:
                 f"LabelingDesk: an answer must be {f'one of {list(self.labels)}' if self.labels else 'a text that is not blank'}, got {answer!r}. "
                 "Choose another, or put the example off with skip()."
             )
+        check_text(answer, "LabelingDesk")
         self._do({"example": self.card.example, "label": answer})
 
     def skip(self) -> None:
@@ -470,6 +486,11 @@ class LabelingDesk:
         if path.suffix not in writers:
             raise ValueError(
                 f"export: the file must end in one of {list(writers)}, got {path.name!r}. Choose one of them."
+            )
+        nested = [name for name, kind in self.queue.schema.items() if kind.is_nested()]
+        if path.suffix == ".csv" and nested:
+            raise ValueError(
+                f"export: a .csv holds no lists, got the columns {nested}. Write .jsonl or .parquet, or leave these columns out of the examples."
             )
         with atomic_write(path) as part:
             writers[path.suffix](self.labelled.drop("why_not", "status"), part)

@@ -339,6 +339,13 @@ _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff
 
 
 _written_tones = {"不": "bù", "一": "yī"}  # spoken otherwise before some tones, but written like this
+# characters alone, whose word shows only in what stands beside them; the last group is the character
+_read_beside = [(re.compile(pattern), syllable) for pattern, syllable in (
+    (r"(?<=[最更很太较多又极全边身体波弦桥])(长)(?!大(?!约)|[出成得满高])", "cháng"), (r"(行)(?=驶)", "xíng"),
+    (r"(?<![生成增校市部院局处省县家队班会科组董首酋村镇乡州船机])(长)(?=约|达|[0-9一二两三四五六七八九十百千万几]+[个多余]?(?:米|[厘公千毫分]米|公里))", "cháng"),
+    (r"(?<=[0-9两三四五六七八九十百千万])(只)(?![有是能要会好])", "zhī"),
+    (r"(?<=[很最更太又])(干)(?![吗嘛活部事了什掉得])|\A(干)\Z", "gān"),
+    (r"([\u4e00-\u9fff])\1(地)(?![上图面区方点球])", "de"), (r"(?<=[跑走写说吃看飞游唱睡学变长])(得)(?=[很快慢好高多早晚不])", "de"))]  # fmt: skip
 
 
 def han_readings(
@@ -359,6 +366,10 @@ def han_readings(
             for i, syllable in enumerate(said)
             if not _han.match(syllable)
         }
+    for pattern, syllable in _read_beside:
+        for found in pattern.finditer(text):
+            bare = "".join(c for c in unicodedata.normalize("NFD", syllable) if not unicodedata.combining(c))
+            readings[found.start(found.lastindex or 0)] = syllable if tones else bare
     return readings
 
 # %% ../nbs/13_noise.ipynb #46276431

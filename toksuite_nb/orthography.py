@@ -143,7 +143,9 @@ def _to_traditional() -> Callable[[str], str]:
     from opencc import OpenCC
 
     convert = OpenCC("s2t").convert
-    return lambda run: convert(run)
+    return lambda run: (
+        "乾" if run == "干" else convert(run)
+    )  # alone it is an adjective, dry; the table takes it for the verb
 
 
 def _traditional(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:

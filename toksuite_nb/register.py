@@ -268,11 +268,16 @@ _function_words = {
           "sul sullo sulla sui sugli sulle è sono era fu stato stata ha hanno si che cui e ed",
 }  # fmt: skip
 _elided = r"\b(?:l|d|dell|all|nell|dall|sull)['’](?=\w)"
+_per = (
+    r"per(?! (?:[0-9]|(?:cento|mille|due|tre|quattro|cinque|sei|sette|otto|nove|dieci)\b))"  # times, and percent, stay
+)
+_name_in_capitals = re.compile(r"(?<!['’\w])(?:[A-ZÈ]{2,}|(?<=[^.!?:] )[A-ZÈ])(?!['’\w])")  # vitamin A, the WHO
 
 
 def _keyword_pattern(lang: str) -> re.Pattern[str]:
     # a run at the end goes with the space before it, any other word with the space after it
-    word = rf"(?:{'|'.join(_function_words[lang].split())})(?!['’\w])"
+    words = _function_words[lang].split()
+    word = rf"(?:{'|'.join(_per if word == 'per' else word for word in words)})(?!['’\w])"
     return re.compile(rf" (?:{word} )*{word}$|(?<![\w'’]){word}(?: |$)" + (f"|{_elided}" if lang == "it" else ""))
 
 
@@ -281,6 +286,11 @@ _keyword_patterns = {lang: _keyword_pattern(lang) for lang in _function_words}
 
 def _search_keywords(text: str, lang: str, rng: np.random.Generator, severity: float) -> list[Edit] | NotApplicable:
     low = lower(text, lang)
+    if any(c.islower() for c in text) and len(low) == len(text):
+        letters = list(low)
+        for name in _name_in_capitals.finditer(text):
+            letters[name.start() : name.end()] = name[0]
+        low = "".join(letters)
     places = match_edits(text, _keyword_patterns[lang], lambda found: "", low if len(low) == len(text) else "")
     return choose_edits(text, places, rng, severity, "no function word")
 
