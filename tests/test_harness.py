@@ -212,6 +212,48 @@ def test_a_wrong_total_of_a_group_of_groups_is_seen(tmp_path):
     assert read_results(file).filter(task="all")["tasks"].to_list() == [["a"]]
 
 
+def results_file(path, model, scores, items=(10, 30), shift=0.0):
+    "A result file of two tasks under two filters, with the right totals."
+    values = [(f, [score + k * shift for score in scores]) for k, f in enumerate(("strict", "loose"))]
+    of = {task: {f"acc,{f}": v[i] for f, v in values} for i, task in enumerate("ab")}
+    total = {f"acc,{f}": (10 * v[0] + 30 * v[1]) / 40 for f, v in values}
+    counts = {task: {"effective": n} for task, n in zip("ab", items, strict=True) if n}
+    run = {"results": of | {"both": total}, "groups": {"both": total}, "group_subtasks": {"both": ["a", "b"]}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run | {"n-samples": counts, "config": {"model_args": f"pretrained={model}"}}))
+
+
+def test_totals_keep_filters_models_and_files_of_one_name_apart(tmp_path):
+    for model, scores in (("one", (0.5, 0.25)), ("two", (0.1, 0.25))):
+        results_file(tmp_path / model / "results_arc.json", model, scores, shift=0.2)
+    results = read_results(tmp_path)
+    assert results["file"].unique().sort().to_list() == ["one/results_arc.json", "two/results_arc.json"]
+    apart = [read_results(tmp_path / model) for model in ("one", "two")]
+    assert apart[0]["file"].unique().to_list() == ["results_arc.json"]
+    for totals in (group_totals(results), group_totals(pl.concat(apart))):
+        assert totals.select("filter", "n").rows() == [("strict", 40), ("loose", 40)] * 2
+        assert totals["recomputed"].to_list() == pytest.approx([0.3125, 0.5125, 0.2125, 0.4125])
+        assert totals["agrees"].all()
+
+
+def test_a_total_over_tasks_of_unknown_size_is_not_recomputed(tmp_path):
+    results_file(tmp_path / "results_1.json", "m", (0.5, 0.25), items=(10, None))
+    totals = group_totals(read_results(tmp_path))
+    assert totals.select("n", "recomputed", "agrees").rows() == [(None, None, None)] * 2
+
+
+def test_a_run_that_lies_there_twice_is_refused_and_the_newest_is_told_by_its_file_not_by_its_folder(tmp_path):
+    for folder, day, value in (("2025-09-20T10-00-00", 1, 0.5), ("2025-09-19T10-00-00", 2, 0.25)):
+        results_file(tmp_path / folder / f"results_2025-10-0{day}T10-00-00.1.json", "m", (value, value))
+        write(tmp_path / folder, "t", [line(0, filtered_resps=[[f"-{day}", "x"]] * 3)], f"2025-10-0{day}T10-00-00.1")
+    assert read_results(tmp_path, duplicates="newest").filter(kind="task")["value"].unique().to_list() == [0.25]
+    assert read_samples(tmp_path, model="m", duplicates="newest").scores["loglikelihood"].unique().to_list() == [-2.0]
+    for folder in ("first", "copy"):
+        results_file(tmp_path / "twice" / folder / "results_1.json", "m", (0.5, 0.25))
+    with pytest.raises(ValueError, match=r"got a in copy/results_1\.json and first/results_1\.json"):
+        read_results(tmp_path / "twice")
+
+
 def changed(one, other):
     both = one.join(other, on=["item_id", "choice"])
     return both.filter(pl.col("loglikelihood") != pl.col("loglikelihood_right"))["item_id"].to_list()
