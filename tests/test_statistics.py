@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, false_discovery_control, kstest
+from scipy.stats import binomtest, bootstrap, false_discovery_control, kstest
+from scipy.stats import t as student
 
 from toksuite_nb.core import check_frame, derive_rng, item_schema, norms, verdict_schema
 from toksuite_nb.items import load_benchmark
@@ -233,8 +234,6 @@ def test_the_three_kinds_of_interval_agree_on_large_samples():
 
 
 def test_bca_corrects_what_percentiles_leave_skewed():
-    from scipy.stats import bootstrap
-
     made = simulate_sets(40, 3, canonical=0.9, lost=0.15, gained=0.1, within=0.3, runs=1, seed=5)
     loss, credit = made.losses[:, 0], made.credits[:, 0]
     ours = clustered_interval(made.losses, made.credits, method="bca", rng=derive_rng(0, "bca"), draws=20_000)[:, 0]
@@ -349,6 +348,76 @@ def test_cells_say_what_their_evidence_is():
     np.testing.assert_allclose(table["p_adjusted"], holm(table["p_sets"].to_numpy()))
     assert (table["p_mid"] < table["p_sets"]).all()
     np.testing.assert_allclose(table["p_bh"], benjamini_hochberg(table["p_sets"].to_numpy()))
+
+
+def uneven(seed, n_sets=14):
+    "Items whose sets differ in size and in the number of options, with shared credits and margins, and their pairs."
+    rng = np.random.default_rng(seed)
+    items = cell_items(n_sets, 4, langs=("en", "tr"))
+    items = items.filter((items["perturbation"] == "canonical") | pl.Series(rng.random(items.height) < 0.6))
+    options = {s: [f"o{i}" for i in range(rng.integers(2, 6))] for s in items["set_id"].unique().sort()}
+    items = items.with_columns(choices=pl.Series([options[s] for s in items["set_id"]]))
+    credit = rng.choice([0.0, 0.25, 1 / 3, 0.5, 1.0], items.height, p=[0.3, 0.1, 0.1, 0.1, 0.4])
+    frame = said(items, credit, margin=rng.normal(size=items.height))
+    verdict = dict(zip(items["item_id"], frame.select("correct", "margin").rows(), strict=True))
+    perturbed = items.filter(pl.col("perturbation") != "canonical").iter_rows(named=True)
+    pairs = [
+        (r["set_id"], r["lang"], len(r["choices"]), *verdict[r["canonical_id"]], *verdict[r["item_id"]])
+        for r in perturbed
+    ]
+    return items, frame, pairs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_column_of_a_cell_is_what_a_plain_loop_gives(seed):
+    items, frame, pairs = uneven(seed)
+    for cell in drops(frame, items, seed=0).iter_rows(named=True):
+        own = [pair for pair in pairs if cell["lang"] in (pair[1], "all")]
+        change = np.array([before - after for *_, before, _, after, _ in own])
+        before, chance = np.mean([pair[3] for pair in own]), np.mean([1 / pair[2] for pair in own])
+        assert (cell["n"], cell["n_sets"]) == (len(own), len({pair[0] for pair in own}))
+        assert (cell["lost"], cell["gained"]) == ((change > 0).sum(), (change < 0).sum())
+        assert [cell["canonical"], cell["perturbed"]] == pytest.approx([before, np.mean([pair[5] for pair in own])])
+        assert [cell["drop"], cell["relative_drop"]] == pytest.approx([change.mean(), change.mean() / before])
+        corrected = change.mean() / (before - chance) if before > chance else None
+        assert cell["chance_corrected"] == (corrected if corrected is None else pytest.approx(corrected))
+        sets = {name: np.zeros(4) for name in sorted({pair[0] for pair in own})}  # loss, credit, changed, items
+        margin = dict.fromkeys(sets, 0.0)
+        for name, _, _, b, bm, a, am in own:
+            sets[name] += b - a, b, abs(b - a), 1
+            margin[name] += bm - am
+        loss, credit, changed, size = np.array(list(sets.values())).T
+        assert cell["p_sets"] == pytest.approx(sign_flip_exact(loss))
+        assert cell["p_mid"] == pytest.approx(sign_flip_exact(loss, mid=True))
+        assert cell["p"] == pytest.approx(float(mcnemar_exact(cell["lost"], cell["gained"])))
+        ends = clustered_interval(loss[:, None], credit[:, None], sizes=size, changed=changed[:, None])[:, 0]
+        assert [cell["low"], cell["high"]] == pytest.approx(ends)
+        # a mean over sets of unequal size is a ratio: its error is that of the residuals of the sets
+        g, sums = len(size), np.array(list(margin.values()))
+        mean = sums.sum() / size.sum()
+        half = student.ppf(0.975, g - 1) * np.sqrt(((sums - mean * size) ** 2).sum() * g / (g - 1)) / size.sum()
+        assert [cell[f"margin_{end}"] for end in ("low", "drop", "high")] == pytest.approx(
+            [mean - half, mean, mean + half]
+        )
+
+
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+def test_each_drawn_interval_is_that_of_its_own_divisor(interval):
+    items, frame, pairs = uneven(7, 40)
+    cell = drops(frame, items, seed=0, interval=interval, draws=6000).filter(lang="all").row(0, named=True)
+    names = sorted({pair[0] for pair in pairs})
+    loss, credit, size, above = (
+        np.array([sum(f(pair) for pair in pairs if pair[0] == name) for name in names])
+        for f in (lambda p: p[3] - p[5], lambda p: p[3], lambda p: 1.0, lambda p: p[3] - 1 / p[2])
+    )
+    for prefix, base in (("", credit), ("drop_", size), ("chance_", above)):
+        theirs = bootstrap(
+            (loss, base), lambda x, y, axis: x.sum(axis) / y.sum(axis), paired=True, vectorized=True,
+            n_resamples=6000, method="BCa" if interval == "bca" else "percentile", rng=1,
+        )  # fmt: skip
+        width = np.ptp(theirs.confidence_interval)
+        ours = [cell[f"{prefix}low"], cell[f"{prefix}high"]]
+        np.testing.assert_allclose(ours, theirs.confidence_interval, atol=0.08 * width, err_msg=prefix)
 
 
 def test_all_cells_of_the_paper_take_seconds():

@@ -679,12 +679,31 @@ def compare_runs(
     for frame in (ours, theirs):
         check_frame(frame, score_schema, "compare_runs")
     check_frame(items, item_schema, "compare_runs")
+    if isinstance(by, str) or (unknown := [column for column in by if column not in items.columns]):
+        raise ValueError(
+            f"compare_runs: by must be a list of columns of items, got {by if isinstance(by, str) else unknown}. Pass e.g. by=('lang',)."
+        )
     keys = [set(frame.select("item_id", "choice").rows()) for frame in (ours, theirs)]
     if keys[0] != keys[1] or len(keys[0]) < max(ours.height, theirs.height):
         odd = sorted({item for item, _ in keys[0] ^ keys[1]})[:5]
         raise ValueError(
             f"compare_runs: both runs must hold the same options once each, got {ours.height} and {theirs.height} rows"
             f"{f', different for {odd}' if odd else ''}. Filter both to the items they share, one rule at a time."
+        )
+    lacking = [frame.filter(pl.col("loglikelihood").is_null())["item_id"] for frame in (ours, theirs)]
+    once = items.filter(pl.col("item_id").is_unique())["item_id"]
+    problems = [
+        f"{what} {sorted(ids)[:5]}"
+        for what, ids in (
+            ("no log-likelihood for", set(pl.concat(lacking))),
+            ("no item, or several, for", {item for item, _ in keys[0]} - set(once)),
+        )
+        if ids
+    ]
+    if problems:
+        raise ValueError(
+            f"compare_runs: every option needs a log-likelihood under both and every item must be in items once, got {'; '.join(problems)}. "
+            "Leave these items out of both runs, or pass the items that were scored."
         )
     apart = (
         ours.join(theirs.select("item_id", "choice", other="loglikelihood"), on=["item_id", "choice"])
