@@ -481,6 +481,20 @@ def test_a_stated_accuracy_that_does_not_follow_is_seen(tmp_path):
     ]
 
 
+def test_runs_with_gaps_and_items_that_stand_twice_are_not_compared(tmp_path):
+    run = read_samples(write(tmp_path, "t", [line(0), line(1)]))
+    assert compare_runs(run.scores, run.scores, run.items, by=("lang",))["n"].to_list() == [2, 2]
+    first = run.items["item_id"][0]
+    gap = pl.when(pl.col("item_id") != first).then("loglikelihood").alias("loglikelihood")
+    for theirs, items, said in (
+        (run.scores.with_columns(gap), run.items, f"no log-likelihood for \\['{first}'\\]"),
+        (run.scores, run.items[1:], f"no item, or several, for \\['{first}'\\]"),
+        (run.scores, pl.concat([run.items, run.items[:1]]), f"no item, or several, for \\['{first}'\\]"),
+    ):
+        with pytest.raises(ValueError, match=f"compare_runs: every option needs a log-likelihood .* got {said}"):
+            compare_runs(run.scores, theirs, items)
+
+
 def test_a_task_that_was_run_twice_is_refused_with_both_files_named(tmp_path):
     write(tmp_path, "t", [line(0)], "2025-09-19T10-00-00.1")
     write(tmp_path, "t", [line(0, filtered_resps=[["-9", "x"], ["-8", "x"], ["-7", "x"]])], "2025-09-20T10-00-00.1")

@@ -401,6 +401,26 @@ def test_every_column_of_a_cell_is_what_a_plain_loop_gives(seed):
         )
 
 
+def test_in_large_samples_adjusted_intervals_are_those_of_the_linearised_ratios():
+    items, frame, pairs = uneven(0, 1500)
+    cell = drops(frame, items, seed=0).filter(lang="all").row(0, named=True)
+    sums = {name: np.zeros(4) for name in {pair[0] for pair in pairs}}
+    for name, _, k, before, _, after, _ in pairs:
+        sums[name] += before - after, before, 1, before - 1 / k
+    loss, credit, size, above = np.array(list(sums.values())).T
+    for point, prefix, base in (
+        ("relative_drop", "", credit),
+        ("drop", "drop_", size),
+        ("chance_corrected", "chance_", above),
+    ):
+        ratio = loss.sum() / base.sum()
+        half = 1.96 * np.sqrt(((loss - ratio * base) ** 2).sum()) / base.sum()
+        assert cell[point] == pytest.approx(ratio)
+        assert [cell[f"{prefix}{end}"] for end in ("low", "high")] == pytest.approx(
+            [ratio - half, ratio + half], abs=0.05 * half
+        ), prefix
+
+
 @pytest.mark.parametrize("interval", ["percentile", "bca"])
 def test_each_drawn_interval_is_that_of_its_own_divisor(interval):
     items, frame, pairs = uneven(7, 40)

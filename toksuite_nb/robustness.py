@@ -1272,10 +1272,19 @@ def attribution(
     "Loss of margin explained by the changes of the cut: slopes alone and joint, with intervals clustered by set."
     check_frame(verdicts, verdict_schema, "attribution")
     check_frame(items, item_schema, "attribution")
+    check_frame(changes, _changes_schema, "attribution")
+    given = {"by": by, "within": within, "features": features}
+    odd = {name: names for name, names in given.items() if isinstance(names, str) or len(set(names)) < len(names)}
+    if odd or not features or changes.select("tokenizer", "item_id").is_duplicated().any():
+        raise ValueError(
+            f"attribution: by, within and features must be lists that name a column once, at least one feature, and changes one row per tokenizer and item, "
+            f"got {odd or given}, {changes.height} rows. Pass e.g. features=('tokens',) and what one call of cut_changes gave."
+        )
     pairs = _pairs(verdicts, items, "attribution").join(
         changes, on=["tokenizer", "item_id"], how="inner", maintain_order="left"
     )
-    pairs = pairs.drop_nulls(features).filter(pl.col("margin_change").is_not_nan())
+    pairs = pairs.drop_nulls([name for name in features if name in pairs.columns])
+    pairs = pairs.filter(pl.col("margin_change").is_not_nan())
     unknown = [name for name in (*by, *within, *features) if name not in pairs.columns]
     if unknown or pairs["set_id"].n_unique() < 3:
         raise ValueError(
@@ -1296,6 +1305,15 @@ def attribution(
     return pl.DataFrame(rows, infer_schema_length=None).select(
         *by, *(pl.col(c.name).cast(c.dtype) for c in attribution_schema.columns)
     )
+
+
+_changes_schema = FrameSchema(
+    "changes of the cut",
+    (
+        Column("tokenizer", pl.String, "name of the tokenizer"),
+        Column("item_id", pl.String, "id of a perturbed item"),
+    ),
+)
 
 
 def _explained(x: np.ndarray, y: np.ndarray, sets: np.ndarray) -> list[dict[str, float | None]]:
