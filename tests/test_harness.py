@@ -427,6 +427,76 @@ def test_older_task_names_and_missing_keys_are_understood(tmp_path):
     assert run.checks.filter(pl.col("stored").is_null()).height == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "lang", "domain"),
+    [("english", "en", "general"), ("farsi", "fa", "general"), ("italian", "it", "general"), ("turkish", "tr", "general"),
+     ("chinese", "zh", "general"), ("math", "en", "math"), ("stem", "en", "stem")],
+)  # fmt: skip
+def test_a_tasks_name_says_set_and_subset(tmp_path, name, lang, domain):
+    run = read_samples(write(tmp_path, f"toksuite_{name}_ocr_errors", [line(0)]))
+    assert run.items.select("lang", "domain", "perturbation").row(0) == (lang, domain, "ocr_errors")
+
+
+def test_what_a_sample_says_is_read_from_its_own_place(tmp_path):
+    choices = ["mavi", "kırmızı", "天空"]
+    tight = {f"gen_args_{i}": {"arg_0": "Gök", "arg_1": c} for i, c in enumerate(choices)}
+    doc = {"id": 301.0, "question": "Gök", "choices": choices, "answer": 0}
+    again = line(
+        0, doc=doc | {"id": "301.5"}, arguments=tight, filtered_resps=..., resps=[[["-1.5", "x"], ["-9", "x"]]] * 3
+    )
+    run = read_samples(write(tmp_path, "t", [line(0, doc=doc, arguments=tight), again]))
+    assert run.items["item_id"].to_list() == ["301", "301.5"], "only what is a whole number loses its point"
+    assert run.items["delimiter"].unique().to_list() == [""] == run.scores["delimiter"].unique().to_list()
+    assert run.scores.head(3).select("n_chars", "n_bytes").rows() == [(4, 4), (7, 10), (2, 6)]
+    assert run.scores.tail(3)["loglikelihood"].to_list() == [-1.5] * 3, "the first of several answers"
+
+
+def test_a_result_file_is_read_field_by_field(tmp_path):
+    figures = {"alias": "a", "sample_len": 9, "acc,none": 0.75, "acc_stderr,none": 0.125, "acc,loose": "0.5"}
+    run = {
+        "results": {"a": figures}, "config": {"model_args": {"pretrained": "lab/m1/", "tokenizer": "other/t1"}},
+        "configs": {"a": {"metadata": {"canonical_task": "c"}}}, "n-samples": {"a": {"original": 9, "effective": 4}},
+        "versions": {"a": 1.5}, "n-shot": {"a": 5}, "lm_eval_version": "0.4.13",
+    }  # fmt: skip
+    (tmp_path / "results_1.json").write_text(json.dumps(run))
+    same = ("results_1.json", "m1", "t1", "a", "task", "c", "acc")
+    about = (4, None, 5, "1.5", "0.4.13")
+    assert read_results(tmp_path).rows() == [(*same, "none", 0.75, 0.125, *about), (*same, "loose", 0.5, None, *about)]
+
+
+def test_two_runs_by_hand():
+    items = make_items(
+        [{"id": i, "question": "q", "choices": ["aa", "b", "cccc"], "answer": 0, "lang": "en"} for i in "xyz"], name="q"
+    )
+    values = {"ours": [-4, -3, -9, -1, -2, -3, -5, -5.5, -6], "theirs": [-4, -5, -4.5, -2, -1, -3, -9, -5, -6]}
+    ours, theirs = (
+        pl.DataFrame(
+            {"model": "m", "tokenizer": "t", "item_id": items["item_id"].repeat_by(3).explode(), "choice": [0, 1, 2] * 3, "loglikelihood": v,
+             "n_tokens": 1, "n_chars": [2, 1, 4] * 3, "n_bytes": [2, 1, 4] * 3, "rule": "exact", "boundary": "clean"},
+            schema_overrides={"loglikelihood": pl.Float64, "choice": pl.Int64, "n_tokens": pl.Int64, "n_chars": pl.Int64, "n_bytes": pl.Int64},
+        )
+        for v in values.values()
+    )  # fmt: skip
+    # sum: ours 1 0 0, theirs 0 1 1; per character: ours 0 0 2 (-2 -3 -2.25, -.5 -2 -.75, -2.5 -5.5 -1.5), theirs 2 2 2
+    found = {metric: row for metric, *row in compare_runs(ours, theirs, items).rows()}
+    assert found["acc"] == [3, 2 / 3, 1 / 3, 3, 4.5]
+    assert found["acc_norm"] == [3, 2 / 3, 0.0, 2, 4.5]
+    wrong = items.with_columns(answer=pl.lit(2, pl.Int64))
+    assert compare_runs(ours, theirs, wrong).filter(metric="acc")["changed"].to_list() == [3], "from wrong to wrong too"
+
+
+def test_a_task_counts_its_items_and_its_canonical_task_is_that_of_most_of_them(tmp_path):
+    rows = [("c1", "c1", "canonical", "en"), ("c2", "c2", "canonical", "en"), ("c3", "c3", "canonical", "tr")]
+    rows += [(f"v{i}", c, "shout", "en") for i, c in enumerate(("c3", "c1", "c2", "c2"))]
+    base = {"question": "q", "choices": ["a", "b"], "answer": 0, "domain": "general", "set_id": "s"}
+    keys = ("item_id", "canonical_id", "perturbation", "lang")
+    items = make_items([base | dict(zip(keys, row, strict=True)) for row in rows], name="q")
+    table = export_tasks(items, tmp_path, prefix="p").filter(task="p_general_en_shout")
+    assert table.select("canonical_task", "n").row(0) == ("p_general_en_canonical", 4)
+    said = (tmp_path / "p_general_en_shout.yaml").read_text()
+    assert '"canonical_task": "p_general_en_canonical"' in said and '"num_samples": 4' in said
+
+
 def test_a_context_free_pass_is_read_as_unconditional():
     values = [[str(-1.0 - i), "False"] for i in range(6)]
     read = _sample(line(filtered_resps=values), "t")
