@@ -1,6 +1,7 @@
 """A killed run loses nothing and does nothing twice; writers never disturb each other; damage is found and costs one cell."""
 
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -211,6 +212,89 @@ def test_code_version_follows_the_modules_below(tmp_path: Path, monkeypatch: pyt
     assert version() == before
     (package / "low.py").write_text("def f():\n    return 2\n")
     assert version() != before
+
+
+HIGH = """
+from toksuite_nb.run import cell_function
+from {name}.low import f
+SCALE = 1
+def scaled(by):
+    return lambda function: lambda **given: by * function(**given)
+def helper(x):
+    return SCALE * x
+def other():
+    return 1
+@scaled(1)
+def inner(x):
+    return helper(f(x))
+@cell_function
+def g(x):
+    return inner(x=x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "matters"),
+    [
+        ("high", "SCALE = 1", "SCALE = 2", True),
+        ("high", "SCALE * x", "SCALE + x", True),
+        ("high", "@scaled(1)", "@scaled(2)", True),
+        ("high", "by * function", "by + function", True),
+        ("high", "helper(f(x))", "helper(f(x) + 1)", True),
+        ("high", "return 1\n@", "return 2\n@", False),
+        ("low", "return deep", "return 2 * deep", True),
+        ("deep", "+ 0", "+ 1", True),
+        ("apart", "1", "2", False),
+    ],
+)
+def test_a_key_follows_the_code_a_result_depends_on_and_no_other(tmp_path, monkeypatch, file, old, new, matters):
+    def key(name: str, changed: bool) -> str:
+        package = tmp_path / str(changed) / name
+        package.mkdir(parents=True)
+        sources = {
+            "__init__": "", "high": HIGH.format(name=name), "apart": "x = 1\n",
+            "low": f"from {name}.deep import deep\ndef f(x):\n    return deep(x)\n", "deep": "def deep(x):\n    return x + 0\n",
+        }  # fmt: skip
+        for module, source in sources.items():
+            assert module != file or source.count(old) == 1
+            (package / f"{module}.py").write_text(source.replace(old, new) if changed and module == file else source)
+        monkeypatch.syspath_prepend(tmp_path / str(changed))
+        for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+        found = importlib.import_module(f"{name}.high").g
+        assert not changed or not matters or file == "apart" or found(x=2) != 2
+        return Cell(found, {"x": 2}).key
+
+    name = "keypack"
+    assert (key(name, False) != key(name, True)) == matters
+
+
+def test_a_key_follows_the_files_wherever_their_paths_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+
+    def key(**given: object) -> str:
+        return Cell(weights, {"model": folder, **given}).key
+
+    def keys() -> list[str]:
+        return [key(), key(model=[folder / "a"]), key(model={"x": (folder / "a",)}), key(model=folder / "a")]
+
+    before = keys()
+    assert len(set(before)) == 4 and keys() == before
+    (folder / "a").write_text("3")
+    changed = keys()
+    assert not set(changed) & set(before), "another content of the same size"
+    (folder / "a").write_text("1")
+    assert keys() == before
+    (folder / "sub" / "b").rename(folder / "sub" / "c")
+    assert key() != before[0] and keys()[1:] == before[1:], "a name is content of a folder"
+    (folder / "sub" / "c").rename(folder / "b")
+    (folder / "b").rename(folder / "sub" / "b")
+    assert keys() == before
+    assert Cell(weights, {"model": folder}, group="x").key == before[0]
+    assert Cell(square, {"i": 1}).key != Cell(square, {"i": 1.0}).key != Cell(square, {"i": True}).key
 
 
 def test_shards_cover_a_plan_once(tmp_path: Path) -> None:

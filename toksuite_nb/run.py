@@ -102,9 +102,13 @@ def _used(module: str, name: str) -> tuple[list[str], list[str]]:
                 reached[id(node)] = node
                 below |= _modules_below(ast.unparse(node), package)
                 waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
-    return sorted(str(ast.get_source_segment(source, node)) for node in reached.values()), sorted(
-        below - {module, __name__}
-    )
+    return sorted(_segment(source, node) for node in reached.values()), sorted(below - {module, __name__})
+
+
+def _segment(source: str, node: ast.stmt) -> str:
+    "Source of a statement, with the decorators above it."
+    parts = [*getattr(node, "decorator_list", []), node]
+    return "\n".join(str(ast.get_source_segment(source, part)) for part in parts)
 
 
 def _bound(node: ast.stmt) -> list[str]:
