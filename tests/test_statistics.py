@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap, false_discovery_control, kstest
+from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 from toksuite_nb.core import check_frame, derive_rng, item_schema, norms, verdict_schema
@@ -350,14 +351,19 @@ def test_cells_say_what_their_evidence_is():
     np.testing.assert_allclose(table["p_bh"], benjamini_hochberg(table["p_sets"].to_numpy()))
 
 
-def uneven(seed, n_sets=14):
+def uneven(seed, n_sets=14, *, still=False):
     "Items whose sets differ in size and in the number of options, with shared credits and margins, and their pairs."
     rng = np.random.default_rng(seed)
     items = cell_items(n_sets, 4, langs=("en", "tr"))
     items = items.filter((items["perturbation"] == "canonical") | pl.Series(rng.random(items.height) < 0.6))
     options = {s: [f"o{i}" for i in range(rng.integers(2, 6))] for s in items["set_id"].unique().sort()}
     items = items.with_columns(choices=pl.Series([options[s] for s in items["set_id"]]))
-    credit = rng.choice([0.0, 0.25, 1 / 3, 0.5, 1.0], items.height, p=[0.3, 0.1, 0.1, 0.1, 0.4])
+    canonical = items["perturbation"] == "canonical"
+    right, wrong = (
+        rng.choice([0, 0.25, 1 / 3, 0.5, 1], items.height, p=p)
+        for p in ((0.1, 0.1, 0.1, 0.1, 0.6), (0.4, 0.1, 0.1, 0.1, 0.3))
+    )
+    credit = np.full(items.height, 0.5) if still else np.where(canonical, right, wrong)
     frame = said(items, credit, margin=rng.normal(size=items.height))
     verdict = dict(zip(items["item_id"], frame.select("correct", "margin").rows(), strict=True))
     perturbed = items.filter(pl.col("perturbation") != "canonical").iter_rows(named=True)
@@ -368,10 +374,12 @@ def uneven(seed, n_sets=14):
     return items, frame, pairs
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_column_of_a_cell_is_what_a_plain_loop_gives(seed):
-    items, frame, pairs = uneven(seed)
-    for cell in drops(frame, items, seed=0).iter_rows(named=True):
+@pytest.mark.parametrize(("seed", "still"), [(0, False), (1, False), (2, False), (3, True)])
+def test_every_column_of_a_cell_is_what_a_plain_loop_gives(seed, still):
+    items, frame, pairs = uneven(seed, still=still)
+    table = drops(frame, items, seed=0)
+    np.testing.assert_allclose(table["p_adjusted"], holm(table["p_sets"].to_numpy()))
+    for cell in table.iter_rows(named=True):
         own = [pair for pair in pairs if cell["lang"] in (pair[1], "all")]
         change = np.array([before - after for *_, before, _, after, _ in own])
         before, chance = np.mean([pair[3] for pair in own]), np.mean([1 / pair[2] for pair in own])
@@ -524,6 +532,38 @@ def test_a_paired_comparison_sees_what_two_intervals_hide():
     assert swapped["low"] == pytest.approx(-found["high"])
 
 
+def one_or_several(n, lost, gained, copies):
+    "Verdicts of two models, of which the first loses and gains so many sets more, each with copies of one item."
+    items = cell_items(n, copies)
+    number, canonical = (
+        items["set_id"].str.slice(1).cast(pl.Int64).to_numpy(),
+        (items["perturbation"] == "canonical").to_numpy(),
+    )
+    first, second = number >= lost, (number < lost) | (number >= lost + gained)
+    return items, pl.concat([said(items, canonical | hit, name) for name, hit in (("a", first), ("b", second))])
+
+
+@pytest.mark.parametrize(("n", "lost", "gained"), [(30, 9, 2), (40, 3, 3), (12, 0, 0), (25, 0, 8)])
+def test_the_difference_of_two_models_is_bounded_as_by_bonett_and_price(n, lost, gained):
+    found = compare_models(
+        one_or_several(n, lost, gained, 1)[1], one_or_several(n, lost, gained, 1)[0], seed=0, draws=50
+    ).row(0, named=True)
+    up, down = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    half = normal.ppf(0.975) * np.sqrt((up + down - (up - down) ** 2) / (n + 1))
+    assert [found["low"], found["high"]] == pytest.approx([up - down - half, up - down + half])
+    assert (found["drop"], found["p"]) == (
+        pytest.approx((lost - gained) / n),
+        pytest.approx(float(mcnemar_exact(lost, gained))),
+    )
+    items, frame = one_or_several(n, lost, gained, 3)
+    copies = compare_models(frame, items, seed=0, draws=50).row(0, named=True)
+    half *= student.ppf(0.975, n + 1) / normal.ppf(0.975)
+    assert [copies["low"], copies["high"]] == pytest.approx([up - down - half, up - down + half]), (
+        "copies are no evidence"
+    )
+    assert (copies["n"], copies["n_sets"], copies["p"]) == (3 * n, n, found["p"])
+
+
 def test_equal_models_do_not_differ():
     items = cell_items(30, 3)
     credit = np.random.default_rng(1).integers(0, 2, items.height)
@@ -559,6 +599,76 @@ def test_pooling_lies_between_the_cell_and_the_mean():
     np.testing.assert_allclose(flat.cells[0], y, atol=1e-3)
     alone = partial_pooling(y[:1], v[:1, :1])
     assert alone.tau is None and alone.mean == y[0]
+
+
+def test_the_errors_of_a_family_are_those_of_its_sets_with_two_invented_ones():
+    items, frame, pairs = uneven(4, 25)
+    english = items.filter(lang="en")
+    spoken = frame.filter(pl.col("item_id").is_in(english["item_id"].to_list()))
+    alone = family_drops(spoken, english, families={"shout": "x"})
+    own = [pair for pair in pairs if pair[1] == "en"]
+    names, n = sorted({pair[0] for pair in own}), len(own)
+    change = {name: [pair[3] - pair[5] for pair in own if pair[0] == name] for name in names}
+    loss, size = (np.array([f(change[name]) for name in names]) for f in (sum, len))
+    k, drop = len(names), loss.sum() / n
+    # the design effect: the variance of the losses between sets over that of as many independent items
+    w = max(
+        1.0,
+        (loss**2 - loss.sum() ** 2 / k**2).sum()
+        / (sum(c * c for own in change.values() for c in own) - loss.sum() ** 2 / n),
+    )
+    error = np.sqrt((((loss - drop * size) ** 2).sum() + 2 * w**2) * (k + 2) / (k + 1)) / (n + 2 * w)
+    for row in alone.iter_rows(named=True):
+        assert [row["low"], row["pooled"], row["high"]] == pytest.approx(
+            [drop - 1.959964 * error, drop, drop + 1.959964 * error]
+        )
+    # the same questions again, under another name: no more evidence, and no less
+    again = english.filter(perturbation="shout").with_columns(pl.col("item_id") + "-echo", perturbation=pl.lit("echo"))
+    echo = frame.with_columns(item_id=pl.col("item_id") + "-echo").filter(
+        pl.col("item_id").is_in(again["item_id"].to_list())
+    )
+    both = (
+        family_drops(
+            pl.concat([spoken, echo]), pl.concat([english, again]), families={"shout": "x", "echo": "x"}, scale=1e-4
+        )
+        .filter(perturbation="all")
+        .row(0, named=True)
+    )
+    assert [both["drop"], both["pooled"]] == pytest.approx([drop, drop])
+    invented = 2 * w**2 * (k + 2) / (k + 1) / (n + 2 * w) ** 2  # those of each cell are its own
+    half = 1.959964 * np.sqrt(error**2 - invented / 2)
+    assert [both["low"], both["high"]] == pytest.approx([drop - half, drop + half], rel=1e-3)
+
+
+def test_pooling_is_the_posterior_of_its_model_by_brute_force():
+    y, scale = np.array([0.1, 0.35, 0.8, 0.2]), 0.25
+    v = np.array([[0.02, 0.01, 0.0, 0.002], [0.01, 0.03, 0.01, 0.0], [0.0, 0.01, 0.05, 0.0], [0.002, 0.0, 0.0, 0.01]])
+    found = partial_pooling(y, v, scale=scale)
+    rows = []
+    for tau in np.linspace(1e-4, 6 * scale, 1500):
+        inverse = np.linalg.inv(v + tau**2 * np.eye(4))
+        precision = inverse.sum()
+        mean = inverse.sum(0) @ y / precision
+        keep = tau**2 * inverse
+        rest = 1 - keep.sum(1)
+        logs = (
+            0.5 * np.linalg.slogdet(inverse)[1]
+            - 0.5 * np.log(precision)
+            - 0.5 * (y - mean) @ inverse @ (y - mean)
+            - 0.5 * (tau / scale) ** 2
+        )
+        rows.append(
+            (logs, tau, mean, 1 / precision, keep @ y + rest * mean, tau**2 * (1 - np.diag(keep)) + rest**2 / precision)
+        )
+    logs, tau, mean, variance, centre, own = (np.array(column) for column in zip(*rows, strict=True))
+    weight = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
+    assert [found.mean, found.tau] == pytest.approx([weight @ mean, weight @ tau], rel=2e-3)
+    grid = np.linspace(-3, 4, 4001)
+    below = weight @ normal.cdf((grid - mean[:, None]) / np.sqrt(variance)[:, None])
+    assert [found.low, found.high] == pytest.approx(np.interp([0.025, 0.975], below, grid), abs=3e-3)
+    middle = weight @ centre
+    spread = np.sqrt(weight @ (own + (centre - middle) ** 2))
+    np.testing.assert_allclose(found.cells, [middle, middle - 1.96 * spread, middle + 1.96 * spread], atol=2e-3)
 
 
 def test_families_are_summed_over_their_items():
