@@ -182,6 +182,51 @@ def test_a_key_with_two_values_is_an_error(tmp_path: Path) -> None:
         merged.get("a" * 32)
 
 
+def test_writers_that_disagree_are_found_out_and_those_that_agree_are_not(tmp_path: Path) -> None:
+    writers = [ResultStore(tmp_path) for _ in range(3)]
+    for writer, value in zip(writers, (1, 1, 2), strict=True):
+        writer.put("a" * 32, value)
+        writer.put("b" * 32, 1)
+    for store in (ResultStore(tmp_path), writers[0].refresh()):
+        assert len(store) == 2 and store.get("b" * 32) == 1
+        with pytest.raises(ValueError, match="a key has one value, got two"):
+            store.get("a" * 32)
+
+
+def test_equal_cells_count_once_in_plans_reports_and_collections(tmp_path: Path) -> None:
+    cells = [*squares(3), *squares(2)]
+    assert len(read_plan(write_plan(cells, tmp_path / "plan.jsonl"))) == 3
+    assert run_cells(cells, tmp_path / "s", show_progress=False)["state"].to_list() == ["computed"] * 3
+    assert collect(cells, tmp_path / "s")["i"].to_list() == [0, 1, 2]
+
+
+def test_a_cell_that_fails_stops_the_run_unless_told_otherwise_and_dead_workers_are_tried_again(tmp_path: Path) -> None:
+    good, bad = Cell(square, {"i": 2}), Cell(square, {"i": "x"})
+    with pytest.raises(RuntimeError, match="every cell must return, got an error for celljobs:square"):
+        run_cells([bad, good], tmp_path / "s", show_progress=False)
+    report = run_cells([bad, good], tmp_path / "s", on_error="keep", show_progress=False)
+    assert report["state"].to_list() == ["failed", "computed"]
+    for retries in (0, 2):
+        log = tmp_path / f"log-{retries}"
+        cell = Cell(die, {"i": 1, "log": str(log)})
+        executor = Processes(1, retries=retries)
+        assert (
+            run_cells([cell], tmp_path / "s", executor=executor, on_error="keep", show_progress=False)["state"][0]
+            == "failed"
+        )
+        assert log.read_text() == "1\n" * (retries + 1), "tried once, and again as often as was said"
+
+
+def test_a_worker_goes_on_with_the_group_that_it_has_loaded(tmp_path: Path) -> None:
+    groups = ["a", "b", "a", "b", "b", "a"]
+    cells = [Cell(square, {"i": i}, group) for i, group in enumerate(groups)]
+    run_cells(cells, tmp_path, show_progress=False)
+    assert collect(cells, tmp_path)["i"].to_list() == list(range(6)), "collected in the order of the cells"
+    lines = next(tmp_path.glob("*.cells")).read_text().splitlines()
+    order = [next(cell.group for cell in cells if cell.key in line) for line in lines]
+    assert order in (list("aaabbb"), list("bbbaaa"))
+
+
 def test_two_models_never_share_a_result(tmp_path: Path) -> None:
     for name, content in (("first", "1"), ("second", "2")):
         (tmp_path / name).mkdir()
@@ -218,10 +263,12 @@ HIGH = """
 from toksuite_nb.run import cell_function
 from {name}.low import f
 SCALE = 1
+TABLE = {{}}
+TABLE["more"] = 0  # set
 def scaled(by):
     return lambda function: lambda **given: by * function(**given)
 def helper(x):
-    return SCALE * x
+    return SCALE * x + TABLE["more"]
 def other():
     return 1
 @scaled(1)
@@ -239,6 +286,7 @@ def g(x):
         ("high", "SCALE = 1", "SCALE = 2", True),
         ("high", "SCALE * x", "SCALE + x", True),
         ("high", "@scaled(1)", "@scaled(2)", True),
+        ("high", "= 0  # set", "= 1  # set", True),
         ("high", "by * function", "by + function", True),
         ("high", "helper(f(x))", "helper(f(x) + 1)", True),
         ("high", "return 1\n@", "return 2\n@", False),
@@ -318,6 +366,19 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+
+
+def test_paths_arrays_and_frames_come_back_as_what_they_were() -> None:
+    given = {
+        "p": [Path("a/b")],
+        "x": np.array([[1.5, np.nan]], dtype=np.float32),
+        "f": pl.DataFrame({"a": [1, None]}),
+        "n": np.int64(3),
+    }
+    back = decode_value(json.loads(json.dumps(encode_value(given))))
+    assert back["p"] == [Path("a/b")] and isinstance(back["p"][0], Path) and back["n"] == 3
+    assert back["x"].dtype == np.float32 and np.array_equal(back["x"], given["x"], equal_nan=True)
+    assert back["f"].equals(given["f"])
 
 
 @given(plain)

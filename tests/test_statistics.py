@@ -250,6 +250,16 @@ def test_bca_corrects_what_percentiles_leave_skewed():
     np.testing.assert_allclose(ours, [theirs.low, theirs.high], atol=6e-3)
 
 
+@pytest.mark.parametrize(
+    "losses", [np.exp(1.2 * normal.ppf((np.arange(25) + 0.5) / 25)), np.repeat([0.0, 1.0], [9, 4])]
+)
+def test_bca_follows_scipy_where_data_are_skewed_or_lumped(losses):
+    ones = np.ones(len(losses))
+    ours = clustered_interval(losses[:, None], ones[:, None], method="bca", rng=derive_rng(0, "bca"), draws=20_000)
+    theirs = bootstrap((losses,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    np.testing.assert_allclose(ours[:, 0], theirs, atol=0.03 * np.ptp(theirs))
+
+
 def test_one_set_or_no_credit_has_no_interval():
     assert np.isnan(clustered_interval(np.ones((1, 2)), np.ones((1, 2)))).all()
     for method in interval_methods:
@@ -291,11 +301,14 @@ def test_correlated_variants_fool_a_test_by_items_and_not_that_by_sets():
     assert np.mean([sign_flip_exact(run) <= 0.05 for run in made.losses.T]) < 0.08
 
 
-@given(st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1 / 3, 3.0]), min_size=1, max_size=9))
+@given(st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1 / 3, 0.2, -0.4, 3.0]), min_size=1, max_size=9))
 def test_sign_flips_are_counted_not_sampled(changes):
     patterns = np.array(np.meshgrid(*[[-1, 1]] * len(changes))).reshape(len(changes), -1)
-    sums = np.abs(np.abs(changes) @ patterns)
-    assert sign_flip_exact(np.array(changes)) == pytest.approx(np.mean(sums >= abs(sum(changes)) - 1e-9), abs=1e-9)
+    sums, seen = np.abs(np.abs(changes) @ patterns), abs(sum(changes))
+    p = np.mean(sums >= seen - 1e-9)
+    assert sign_flip_exact(np.array(changes)) == pytest.approx(p, abs=1e-9)
+    mid = p - 0.5 * np.mean(np.abs(sums - seen) < 1e-9)
+    assert sign_flip_exact(np.array(changes), mid=True) == pytest.approx(mid, abs=1e-9), "as far as seen counts half"
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
