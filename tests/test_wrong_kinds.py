@@ -58,7 +58,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
     from toksuite_nb.items import load_benchmark
     from toksuite_nb.labeling import LabelingDesk, label_forecast, replay
-    from toksuite_nb.lm import load_lm
+    from toksuite_nb.lm import length_buckets, load_lm
     from toksuite_nb.noise import choose_edits, compile_rewritings, read_xkb, scan_confusions
     from toksuite_nb.notation import date_forms, fraction_words, spoken_number, to_latex
     from toksuite_nb.perturb import nested_sample, perturb, perturb_items, sample_places, side_by_side
@@ -399,6 +399,10 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "changes of no item": (
             lambda: attribution(unscored, no_items, changes.drop("item_id")),
             "attribution: frame does not match the 'changes of the cut' schema: 'item_id' is missing",
+        ),
+        "budgets of numpy, which are no wrong kind": (
+            lambda: length_buckets([], batch_tokens=np.int64(64), batch_targets=np.int32(2), batch_size=np.int64(1)),
+            "no error: []",
         ),
         "no scores to predict from": (
             lambda: predictions(score_schema.empty()),
