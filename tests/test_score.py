@@ -189,7 +189,7 @@ def hand_scores(values, rule="exact", boundary="clean", **columns):
         | columns
     )
     return frame.with_columns(
-        v if isinstance(v, pl.Expr) else pl.lit(v, pl.Int64 if isinstance(v, int) else None).alias(k)
+        (v if isinstance(v, pl.Expr) else pl.lit(v, pl.Int64 if isinstance(v, int) else None)).alias(k)
         for k, v in fixed.items()
     ).select(c.name for c in score_schema.columns)
 

@@ -635,6 +635,11 @@ def test_the_errors_of_a_family_are_those_of_its_sets_with_two_invented_ones():
         assert [row["low"], row["pooled"], row["high"]] == pytest.approx(
             [drop - 1.959964 * error, drop, drop + 1.959964 * error]
         )
+    every = family_drops(frame, items, families={"shout": "x"}).filter(perturbation="all").row(0, named=True)
+    assert (every["n"], every["cells"]) == (len(pairs), 2)
+    assert every["drop"] == pytest.approx(np.mean([pair[3] - pair[5] for pair in pairs])), (
+        "over its items, not its cells"
+    )
     # the same questions again, under another name: no more evidence, and no less
     again = english.filter(perturbation="shout").with_columns(pl.col("item_id") + "-echo", perturbation=pl.lit("echo"))
     echo = frame.with_columns(item_id=pl.col("item_id") + "-echo").filter(
