@@ -16,7 +16,9 @@ from scipy.stats import binomtest, bootstrap, false_discovery_control, kstest
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 
+from toksuite_nb.alignment import cut_shift
 from toksuite_nb.core import check_frame, derive_rng, item_schema, norms, verdict_schema
+from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.robustness import (
     attribution,
@@ -52,6 +54,7 @@ from toksuite_nb.robustness import (
     verdicts,
 )
 from toksuite_nb.text import words
+from toksuite_nb.tokenizer import load_tokenizer
 
 
 def cell_items(n_sets, per_set=1, names=("shout",), langs=("en",)):
@@ -658,6 +661,21 @@ def test_the_errors_of_a_family_are_those_of_its_sets_with_two_invented_ones():
     assert [both["low"], both["high"]] == pytest.approx([drop - half, drop + half], rel=1e-3)
 
 
+def test_under_a_prior_that_pools_nothing_a_cell_is_what_it_is_alone():
+    items, frame, _ = uneven(5, 24)
+    items = items.filter((pl.col("lang") == "en") | (pl.col("set_id") < "s010"))
+    frame = frame.filter(pl.col("item_id").is_in(items["item_id"].to_list()))
+    together = family_drops(frame, items, families={"shout": "x"}, scale=1e4).filter(perturbation="shout")
+    assert together["n_sets"].n_unique() == 2, "the cells have different sets"
+    for row in together.iter_rows(named=True):
+        own = items.filter(lang=row["lang"])
+        alone = family_drops(
+            frame.filter(pl.col("item_id").is_in(own["item_id"].to_list())), own, families={"shout": "x"}
+        )
+        columns = ("n", "n_sets", "drop", "pooled", "low", "high")
+        assert [row[c] for c in columns] == pytest.approx([alone.row(1, named=True)[c] for c in columns], abs=1e-4)
+
+
 def test_pooling_is_the_posterior_of_its_model_by_brute_force():
     y, scale = np.array([0.1, 0.35, 0.8, 0.2]), 0.25
     v = np.array([[0.02, 0.01, 0.0, 0.002], [0.01, 0.03, 0.01, 0.0], [0.0, 0.01, 0.05, 0.0], [0.002, 0.0, 0.0, 0.01]])
@@ -754,6 +772,57 @@ def test_attribution_is_that_of_a_regression_by_hand():
     np.testing.assert_allclose(found["joint"], slope, atol=1e-9)
 
 
+def test_slopes_have_the_errors_of_clusters_and_shares_those_of_nested_regressions():
+    rng, n = np.random.default_rng(2), 17
+    items = cell_items(n, 3)
+    perturbed = items.filter(pl.col("perturbation") != "canonical")
+    x = rng.normal(size=(perturbed.height, 3)) @ [[1.0, 0.6, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    y = x @ [1.0, 0.3, 0.0] + rng.normal(size=len(x)) + np.repeat(rng.normal(size=n), 3)
+    change = dict(zip(perturbed["item_id"], y, strict=True))
+    verdict = said(items, np.ones(items.height), margin=[-change.get(i, 0.0) for i in items["item_id"]])
+    names = ("tokens", "moved", "touched")
+    changes = pl.DataFrame(
+        {"tokenizer": "m", "item_id": perturbed["item_id"]} | {name: x[:, k] for k, name in enumerate(names)}
+    )
+    found, twice = (
+        attribution(
+            pl.concat(verdict.with_columns(model=pl.lit(m)) for m in models), items, changes, features=names, by=()
+        )
+        for models in ("m", "mo")
+    )
+    z, target, sets = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std(), perturbed["set_id"].to_numpy()
+
+    def fitted(columns, goal):
+        design = np.c_[np.ones(len(goal)), columns]
+        slope = np.linalg.lstsq(design, goal, rcond=None)[0]
+        rest = goal - design @ slope
+        bread, scores = (
+            np.linalg.inv(design.T @ design),
+            np.array([design[sets == s].T @ rest[sets == s] for s in np.unique(sets)]),
+        )
+        # CR1, as Stata and statsmodels have it: G / (G - 1) * (N - 1) / (N - K), and Student with G - 1
+        small = n / (n - 1) * (len(goal) - 1) / (len(goal) - design.shape[1])
+        half = student.ppf(0.975, n - 1) * np.sqrt(np.diag(bread @ scores.T @ scores @ bread) * small)
+        return slope[1:], half[1:], 1 - rest @ rest / ((goal - goal.mean()) @ (goal - goal.mean()))
+
+    slope, half, whole = fitted(z, target)
+    for k, row in enumerate(found.iter_rows(named=True)):
+        alone, around, _ = fitted(z[:, [k]], target)
+        others = np.delete(z, k, 1)
+        assert [row[c] for c in ("joint_low", "joint", "joint_high")] == pytest.approx(
+            [slope[k] - half[k], slope[k], slope[k] + half[k]]
+        )
+        assert [row[c] for c in ("alone_low", "alone", "alone_high")] == pytest.approx(
+            [alone[0] - around[0], alone[0], alone[0] + around[0]]
+        )
+        assert [row["vif"], row["unique"]] == pytest.approx(
+            [1 / (1 - fitted(others, z[:, k])[2]), whole - fitted(others, target)[2]]
+        )
+        assert [row["sd"], row["r2"], row["n"], row["n_sets"]] == pytest.approx([x[:, k].std(), whole, 3 * n, n])
+    assert twice["n"].to_list() == [3 * n] * 3, "items, however many models saw them"
+    np.testing.assert_allclose(twice["joint"], found["joint"])
+
+
 def test_intervals_of_slopes_cover():
     hits = []
     for seed in range(150):
@@ -793,6 +862,44 @@ def test_the_cut_changes_where_the_text_changes():
     assert bold["tokens"] > 0.5 and bold["fallback"] > 1 and bold["unknown"] == 0
     upper = found.filter(pl.col("item_id").str.contains("uppercase")).row(0, named=True)
     assert upper["tokens"] == 0 and 0 < upper["touched"] <= 1 and upper["moved"] == 0
+
+
+def test_each_change_of_a_cut_is_counted_as_it_says():
+    source, target = "è blu e mare", "e blù è màre"
+    edits = [
+        {"field": "question", "start": i, "end": i + 1, "source": source[i], "target": target[i]} for i in (0, 4, 6, 9)
+    ]
+    base = {
+        "set_id": "a",
+        "canonical_id": "a",
+        "lang": "it",
+        "choices": ["x", "y"],
+        "answer": 0,
+        "domain": "d",
+        "category": "c",
+        "source": "s",
+    }
+    items = pl.DataFrame(
+        [base | {"item_id": "a", "perturbation": "canonical", "question": source},
+         base | {"item_id": "b", "perturbation": "accents", "question": target, "edits": edits}],
+        schema={c.name: c.dtype for c in item_schema.columns},
+    )  # fmt: skip
+    row = cut_changes(items, ["bytes"]).row(0, named=True)
+    # 13 bytes become 15; 5 of the 13 stand in an edit; two bytes of one letter become six of three, over four words
+    assert [row[c] for c in ("tokens", "touched", "moved", "fallback", "unknown")] == pytest.approx(
+        [np.log(15 / 13), 5 / 13, 0.0, 1.0, 0.0]
+    )
+    for name in ("tekken", "mistral-spm"):
+        tokenizer = load_tokenizer(name)
+        edited = EditedText(source, tuple(Edit(e["start"], e["end"], e["source"], e["target"]) for e in edits))
+        tokens = cut_shift(edited, tokenizer, lang="it").tokens
+        before, after = tokens.filter(side="source"), tokens.filter(side="target")
+        row = cut_changes(items, [tokenizer]).row(0, named=True)
+        assert row["tokens"] == pytest.approx(np.log(after.height / before.height))
+        for status in ("moved", "touched"):
+            assert row[status] == pytest.approx((before["status"] == status).mean()), (name, status)
+        broken = [side["kind"].is_in(["fallback", "partial character"]).sum() for side in (before, after)]
+        assert row["fallback"] == pytest.approx((broken[1] - broken[0]) / 4), name
 
 
 def test_suspected_tokens_are_counted_on_both_sides():
