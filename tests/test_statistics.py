@@ -1172,6 +1172,53 @@ def test_ranks_are_honest_about_what_is_not_settled():
         beside_published(mine, items="mine")
 
 
+def of_tasks(*rows):
+    "Accuracies of a model `mine`: set, task, number of items, accuracy."
+    category = dict(published_accuracies().select("task", "category").unique().iter_rows())
+    names = [f"toksuite_{lang}_{task}" for lang, task, _, _ in rows]
+    return pl.DataFrame(
+        {"model": "mine", "lang": [r[0] for r in rows], "task": names, "category": [category[n] for n in names], "n": [r[2] for r in rows],
+         "acc_norm": [float(r[3]) for r in rows]}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("definition", ["paper", "development", "released"])
+def test_with_very_many_items_the_interval_beside_the_published_models_is_the_point(definition):
+    many = 10**7
+    mine = of_tasks(
+        ("english", "canonical", many, 0.9), ("english", "ocr_errors", 3 * many, 0.6), ("english", "character_deletion", many, 0.9),
+        ("math", "canonical", 4 * many, 0.5), ("math", "space_removal", 2 * many, 0.4), ("math", "latex", 5 * many, 0.2),
+        ("english", "inflections", many, 0.3),
+    )  # fmt: skip
+    row = beside_published(mine, items="other", definition=definition, draws=50).filter(model="mine").row(0, named=True)
+    english, math = 1 - (3 * 0.6 + 0.9) / 4 / 0.9, 1 - 0.4 / 0.5
+    noise = (english + math) / 2 if definition == "released" else (3 * (1 - 0.6 / 0.9) + 0 + 2 * math) / 6
+    drop = np.mean([noise, 1 - 0.2 / 0.5, 1 - 0.3 / 0.9])
+    assert [row["low"], row["drop"], row["high"]] == pytest.approx([drop] * 3, abs=2e-3)
+    assert row["rank_low"] <= row["rank"] <= row["rank_high"]
+    assert (row["columns"], row["tasks"], row["n"]) == (3, 5, 12 * many)
+    assert row["canonical"] == pytest.approx((0.9 + 4 * 0.5) / 5), "over items, not over sets"
+
+
+def test_few_items_are_drawn_from_the_posterior_under_jeffreys_prior_and_equal_drops_share_the_better_rank():
+    mine = of_tasks(("english", "canonical", 4, 0.75), ("english", "ocr_errors", 5, 0.4))
+    both = pl.concat([mine, mine.with_columns(model=pl.lit("twin"))])
+    found = beside_published(both, items="other", draws=200_000).filter("yours")
+    rng = np.random.default_rng(0)
+    drawn = 1 - rng.beta(2.5, 3.5, 10**6) / rng.beta(3.5, 1.5, 10**6)
+    ends = np.quantile(drawn, [0.025, 0.975])
+    for row in found.iter_rows(named=True):
+        assert row["low"] == pytest.approx(ends[0], abs=0.02 * np.ptp(ends))
+        assert row["high"] == pytest.approx(ends[1], abs=0.02)
+        others = task_drops(published_accuracies()).filter(task="toksuite_english_ocr_errors")["relative_drop"]
+        assert row["rank"] == 1 + (others < row["drop"]).sum()
+    assert found["rank"].n_unique() == 1
+    # a rank of a draw is one more than the number of models with a smaller drop in it: over all models each stands once
+    every = beside_published(both, items="other", draws=1)
+    assert sorted(every["rank_low"]) == list(range(1, 17)) and every["rank_low"].equals(every["rank_high"])
+    assert every.sort("low")["rank_low"].is_sorted()
+
+
 def test_the_table_in_points_agrees_with_beside():
     mine = published_accuracies().filter(model="BLOOM").with_columns(model=pl.lit("mine"))
     for definition in ("paper", "development", "released"):
