@@ -145,6 +145,11 @@ def test_the_scored_text_is_delimiter_and_option_and_the_same_tail_of_the_questi
         asked = tokenizer.encode([item["question"]])[0]
         tail = b"".join(tokenizer.pieces[i] for i in asked[len(asked) - row["tail"] :] if row["tail"])
         assert scored == tail + b" " + item["choices"][row["choice"]].encode(), "text was dropped, repeated or altered"
+        whole = "clean" if row["tail"] < len(asked) else "special"
+        assert row["boundary"] == (whole if ids[: len(asked)] == asked else "merged"), "said of each option for itself"
+        assert row["tail_bytes"] == len(tail)
+    mixed = scores.group_by("item_id").agg(pl.col("boundary").n_unique())["boundary"]
+    assert mixed.max() == 2, "some item must have options of both kinds"
 
 
 CUTS = {  # a question [1, 2, 3], whole strings, and options alone; what each rule takes as context and scores, by the table of the specification
