@@ -609,6 +609,23 @@ def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():
     assert abs(scores["loglikelihood"][0] - total(model, ids, 1)) < 1e-5
 
 
+def test_an_empty_question_under_rule_lm_eval_prefers_bos_to_eos_and_does_not_say_it_twice():
+    items, model = make([{"item_id": "bare", "question": "", "choices": ["<yes", "no"], "delimiter": ""}]), llama()
+
+    class Marks:
+        "Letters as tokens, `<` as BOS."
+
+        name, specials, vocab_size = "marks", {"bos": 1, "eos": 2}, 420
+
+        def encode(self, texts):
+            return [[1 if c == "<" else 3 + ord(c) for c in text] for text in texts]
+
+    scores = score(model, Marks(), items, "lm_eval", bos=False, show_progress=False)
+    assert scores.select("n_context", "n_tokens").rows() == [(1, 3), (1, 2)]
+    for found, text in zip(scores["loglikelihood"], ("yes", "no"), strict=True):
+        assert abs(found - total(model, [1, *(3 + ord(c) for c in text)], 1)) < 1e-5
+
+
 def test_an_option_that_begins_another_is_flagged():
     items = make([{"item_id": "b", "question": "the sky is", "choices": ["blue", "blue green", "green"]}])
     scores = score(llama(), load_tokenizer(bpe(False)), items, show_progress=False)
