@@ -267,6 +267,20 @@ def test_the_interaction_of_seeds_and_clusters_is_taken_off_once():
         )
 
 
+def test_verdicts_that_stand_twice_or_are_missing_are_no_evidence():
+    verdicts, asked = toy()
+    gap = verdicts.with_columns(correct=pl.when(pl.col("item_id") != "1-0").then("correct"))
+    for found, questions, what in (
+        (pl.concat([verdicts, verdicts]), asked, "some that stand twice"),
+        (verdicts, pl.concat([asked, asked[:1]]), "some that stand twice"),
+        (gap, asked, "12 verdicts without a credit"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"factor_effects: every model must have one verdict on a question, .* got {what}"
+        ):
+            factor_effects(found, questions)
+
+
 def test_a_budget_of_tokens_is_compared_with_that_of_text():
     verdicts, asked = toy(budgets=("text", "tokens"))
     told = dict.fromkeys(asked["cluster"].unique(), 1.0)

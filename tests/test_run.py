@@ -20,6 +20,7 @@ from toksuite_nb.run import (
     Cell,
     InProcess,
     Processes,
+    RayCluster,
     ResultStore,
     _sealed,
     code_version,
@@ -217,6 +218,15 @@ def test_a_cell_that_fails_stops_the_run_unless_told_otherwise_and_dead_workers_
         assert log.read_text() == "1\n" * (retries + 1), "tried once, and again as often as was said"
 
 
+@pytest.mark.parametrize("executor", [Processes, RayCluster])
+@pytest.mark.parametrize("given", [{"workers": 0}, {"workers": 1.5}, {"threads": 0}, {"retries": -1}])
+def test_without_workers_no_cell_is_said_to_be_found(executor: type, given: dict[str, float]) -> None:
+    with pytest.raises(
+        ValueError, match=f"{executor.__name__}: workers and threads must be whole numbers >= 1 .* got {given}"
+    ):
+        executor(**given)
+
+
 def test_a_worker_goes_on_with_the_group_that_it_has_loaded(tmp_path: Path) -> None:
     groups = ["a", "b", "a", "b", "b", "a"]
     cells = [Cell(square, {"i": i}, group) for i, group in enumerate(groups)]
@@ -389,6 +399,15 @@ def test_plain_values_come_back_as_they_were(value: object) -> None:
 def test_what_cannot_be_stored_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot store a set"):
         encode_value({"x": {1, 2}})
+    for odd, kind in (
+        (np.complex128(1), "complex"),
+        (np.datetime64("2026-01-01"), "date"),
+        (np.longdouble(1), "longdouble"),
+    ):
+        with pytest.raises(TypeError, match=f"cannot store a {kind}"):
+            encode_value(odd)
+    with pytest.raises(TypeError, match="Cell: inputs must be a mapping of argument names to values, got list"):
+        Cell(square, [1])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="arrays must hold numbers"):
         encode_value(np.array([object()]))
     with pytest.raises(ValueError, match="on_error"):

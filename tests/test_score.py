@@ -624,6 +624,9 @@ def test_an_empty_question_under_rule_lm_eval_prefers_bos_to_eos_and_does_not_sa
     assert scores.select("n_context", "n_tokens").rows() == [(1, 3), (1, 2)]
     for found, text in zip(scores["loglikelihood"], ("yes", "no"), strict=True):
         assert abs(found - total(model, [1, *(3 + ord(c) for c in text)], 1)) < 1e-5
+    asked = items.with_columns(question=pl.lit("q"))
+    alone = score(model, Marks(), asked, bos=False, pmi=True, show_progress=False)["unconditional"]
+    np.testing.assert_allclose(alone, scores["loglikelihood"], atol=1e-5)
 
 
 def test_an_option_that_begins_another_is_flagged():

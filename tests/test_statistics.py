@@ -762,6 +762,12 @@ def test_attribution_finds_what_was_put_in_and_says_what_cannot_be_told_apart():
     assert 0.4 < found["tokens"]["r2"] < 0.8
 
 
+def test_changes_that_stand_twice_are_refused():
+    verdicts, items, changes = toy_changes(10)
+    with pytest.raises(ValueError, match=r"changes one row per tokenizer and item, got .* 40 rows"):
+        attribution(verdicts, items, pl.concat([changes, changes]))
+
+
 def test_attribution_is_that_of_a_regression_by_hand():
     verdicts, items, changes = toy_changes()
     y = -verdicts.filter(pl.col("item_id").is_in(changes["item_id"].to_list()))["margin"].to_numpy()
@@ -1152,6 +1158,10 @@ def test_generated_perturbations_find_their_released_task():
     frame = task_accuracies(said(items, np.ones(items.height)), items, norm="char")
     assert frame["task"].to_list() == ["toksuite_farsi_canonical", "toksuite_farsi_arabic_keyboard_for_farsi"]
     assert frame["category"].to_list() == ["canonical", "Input NEN"]
+    other = items.with_columns(lang=pl.when(perturbation="arabic_keyboard").then(pl.lit("en")).otherwise("lang"))
+    assert task_accuracies(said(other, np.ones(other.height)), other, norm="char").equals(frame), (
+        "an item belongs to the set of its canonical item"
+    )
     with pytest.raises(ValueError, match="needs verdicts under norm='char' on items of released subsets"):
         other = cell_items(5)
         task_accuracies(said(other, np.ones(other.height)), other, norm="char")

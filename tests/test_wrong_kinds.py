@@ -392,10 +392,6 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
             "attribution: by, within and features must be lists that name a column once, at least one feature",
         ),
         "no feature": (lambda: attribution(unscored, no_items, changes, features=()), "at least one feature"),
-        "changes twice": (
-            lambda: attribution(unscored, no_items, pl.concat([changes, changes])),
-            "changes one row per tokenizer and item",
-        ),
         "changes of no item": (
             lambda: attribution(unscored, no_items, changes.drop("item_id")),
             "attribution: frame does not match the 'changes of the cut' schema: 'item_id' is missing",

@@ -1275,7 +1275,8 @@ def attribution(
     check_frame(changes, _changes_schema, "attribution")
     given = {"by": by, "within": within, "features": features}
     odd = {name: names for name, names in given.items() if isinstance(names, str) or len(set(names)) < len(names)}
-    if odd or not features or changes.select("tokenizer", "item_id").is_duplicated().any():
+    used = changes.filter(pl.col("tokenizer").is_in(verdicts["tokenizer"].unique().implode()))
+    if odd or not features or used.select("tokenizer", "item_id").is_duplicated().any():
         raise ValueError(
             f"attribution: by, within and features must be lists that name a column once, at least one feature, and changes one row per tokenizer and item, "
             f"got {odd or given}, {changes.height} rows. Pass e.g. features=('tokens',) and what one call of cut_changes gave."
