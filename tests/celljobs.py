@@ -23,8 +23,11 @@ def square(i: int, seconds: float = 0.0, log: Path | None = None) -> pl.DataFram
 
 
 @cell_function
-def die(i: int) -> None:
-    """End the process as an out-of-memory killer would."""
+def die(i: int, log: str = "") -> None:
+    """End the process as an out-of-memory killer would; `log` gets a line before."""
+    if log:
+        with open(log, "a") as lines:
+            lines.write(f"{i}\n")
     os.kill(os.getpid(), 9)
 
 

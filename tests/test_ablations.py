@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import t as student
 
 torch = pytest.importorskip("torch")
 
@@ -175,6 +176,139 @@ def test_effects_are_what_a_plain_loop_gives(found, questions):
     assert row["effect"] == pytest.approx(np.mean(effects), abs=1e-6)
     assert row["seed_sd"] == pytest.approx(np.std(effects, ddof=1), abs=1e-6)
     assert row["n"] == len(asked) and row["clusters"] == 56 and row["low"] < row["effect"] < row["high"]
+
+
+def toy(seeds=(0, 1, 2), budgets=("text",), clusters=9):
+    "Verdicts of four recipes on questions in clusters of unequal size, and the questions."
+    rng = np.random.default_rng(len(seeds))
+    questions = [
+        {"item_id": f"{c}-{i}{mark}", "canonical_id": f"{c}-{i}", "cluster": f"c{c}", "domain": "cldr", "category": "x", "lang": "en",
+         "perturbation": name}
+        for c in range(clusters) for i in range(1 + c % 3) for mark, name in (("", "canonical"), ("-bold", "mathematical_bold"))
+    ]  # fmt: skip
+    level = {"bpe": 0.3, "bpe-nfkc": 0.8, "unigram": 0.4, "unigram-nfkc": 0.9}
+    found = [
+        {"scale": "small", "budget": budget, "seed": seed, "tokenizer": name, "item_id": q["item_id"],
+         "correct": float(rng.random() < (share if q["perturbation"] != "canonical" else 0.95 - share / 4))}
+        for budget in budgets for seed in seeds for name, share in level.items() for q in questions
+    ]  # fmt: skip
+    return pl.DataFrame(found), pl.DataFrame(questions)
+
+
+def weighed(found, questions, name, seed, weights, measure, budget="text"):
+    "Drop or accuracy of a model if the questions of each cluster count so often."
+    right = dict(found.filter(tokenizer=name, seed=seed, budget=budget).select("item_id", "correct").iter_rows())
+    asked = [q for q in questions.to_dicts() if (q["perturbation"] == "canonical") == (measure == "accuracy")]
+    before, after, n = (
+        sum(weights[q["cluster"]] * f(q) for q in asked)
+        for f in (lambda q: right[q["canonical_id"]], lambda q: right[q["item_id"]], lambda q: 1)
+    )
+    return before / n if measure == "accuracy" else 1 - after / before
+
+
+@pytest.mark.parametrize("measure", ["relative_drop", "accuracy"])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_intervals_of_effects_come_from_what_each_cluster_moves(measure, seeds):
+    verdicts, asked = toy(seeds)
+    names, sign = sorted(set(asked["cluster"])), 1 if measure == "relative_drop" else -1
+
+    def effect(base, changed, seed, **weights):
+        weights = dict.fromkeys(names, 1.0) | weights
+        before, after = (weighed(verdicts, asked, name, seed, weights, measure) for name in (base, changed))
+        return np.array([sign * (before - after), before, after])
+
+    pairs = {base: [effect(base, f"{base}-nfkc", seed) for seed in seeds] for base in ("bpe", "unigram")}
+    step = 1e-6
+    moved = {
+        base: [[(effect(base, f"{base}-nfkc", seed, **{c: 1 + step}) - own)[0] / step for c in names] for seed, own in zip(seeds, values, strict=True)]
+        for base, values in pairs.items()
+    }  # fmt: skip
+    pairs["all"], moved["all"] = (np.mean([told["bpe"], told["unigram"]], axis=0) for told in (pairs, moved))
+    n = asked.height // 2
+    right = (
+        verdicts.join(asked.filter(perturbation="canonical"), on="item_id")
+        .group_by("tokenizer")
+        .agg(pl.col("correct").sum() / len(seeds))
+    )
+    credit = dict(right.iter_rows())
+    steps = {base: 1 / (n if measure == "accuracy" else credit[base]) for base in ("bpe", "unigram")}
+    steps["all"] = np.mean(list(steps.values()))
+    table = factor_effects(verdicts, asked, measure=measure).filter(factor="nfkc")
+    assert table["base"].to_list() == ["bpe", "unigram", "all"]
+    for row in table.iter_rows(named=True):
+        theta, before, after = np.array(pairs[row["base"]]).T
+        shifts, S, k = np.array(moved[row["base"]]), len(seeds), len(names)
+        assert (row["n"], row["clusters"], row["seeds"]) == (n, k, S)
+        assert [row[c] for c in ("effect", "before", "after")] == pytest.approx(
+            [theta.mean(), before.mean(), after.mean()]
+        )
+        items = k / (k - 1) * (shifts.mean(0) ** 2).sum() + 2 * steps[row["base"]] ** 2
+        seed_part = 0.0
+        if S > 1:
+            both = k / (k - 1) * ((shifts - shifts.mean(0)) ** 2).sum() / (S * (S - 1))
+            seed_part = student.ppf(0.975, S - 1) ** 2 * max(0.0, theta.var(ddof=1) / S - both)
+        half = np.sqrt(student.ppf(0.975, k - 1) ** 2 * items + seed_part)
+        assert [row["low"], row["high"]] == pytest.approx([theta.mean() - half, theta.mean() + half], abs=1e-4)
+
+
+def test_the_interaction_of_seeds_and_clusters_is_taken_off_once():
+    shifts = derive_rng(0, "crossed").normal(0, 0.01, (4, 30))
+    effects, k, S = np.array([0.1, 0.5, 0.2, 0.6]), 30, 4
+    items = k / (k - 1) * (shifts.mean(0) ** 2).sum() + 2 * 0.02**2
+    both = k / (k - 1) * ((shifts - shifts.mean(0)) ** 2).sum() / (S * (S - 1))
+    assert both > 0.03 * effects.var(ddof=1) / S
+    for level in (0.8, 0.95):
+        many, few = (student.ppf((1 + level) / 2, f) for f in (k - 1, S - 1))
+        half = np.sqrt(many**2 * items + few**2 * (effects.var(ddof=1) / S - both))
+        assert crossed_interval(effects, shifts, step=0.02, level=level) == pytest.approx([0.35 - half, 0.35 + half])
+        one = many * np.sqrt(k / (k - 1) * (shifts[0] ** 2).sum() + 2 * 0.02**2)
+        assert crossed_interval(effects[:1], shifts[:1], step=0.02, level=level) == pytest.approx(
+            [0.1 - one, 0.1 + one]
+        )
+
+
+def test_verdicts_that_stand_twice_or_are_missing_are_no_evidence():
+    verdicts, asked = toy()
+    gap = verdicts.with_columns(correct=pl.when(pl.col("item_id") != "1-0").then("correct"))
+    for found, questions, what in (
+        (pl.concat([verdicts, verdicts]), asked, "some that stand twice"),
+        (verdicts, pl.concat([asked, asked[:1]]), "some that stand twice"),
+        (gap, asked, "12 verdicts without a credit"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"factor_effects: every model must have one verdict on a question, .* got {what}"
+        ):
+            factor_effects(found, questions)
+
+
+def test_a_budget_of_tokens_is_compared_with_that_of_text():
+    verdicts, asked = toy(budgets=("text", "tokens"))
+    told = dict.fromkeys(asked["cluster"].unique(), 1.0)
+    for measure, sign in (("accuracy", 1), ("relative_drop", -1)):
+        row = budget_effects(verdicts, asked, measure=measure).row(by_predicate=pl.col("base") == "bpe", named=True)
+        before, after = (
+            np.mean([weighed(verdicts, asked, "bpe", seed, told, measure, budget) for seed in (0, 1, 2)])
+            for budget in ("text", "tokens")
+        )
+        assert [row["before"], row["after"], row["effect"]] == pytest.approx([before, after, sign * (after - before)])
+
+
+def test_the_margin_of_retrained_accuracies_is_that_of_two_means_over_seeds(found):
+    names = ["bpe", "bpe-nfkc", "unigram"]
+    part = found.filter(pl.col("tokenizer").is_in(names), scale="large", budget="text")
+    table = compare_seeds(part, part).filter(group="facts")
+    facts = study_items().filter(domain="cldr", perturbation="canonical")["item_id"]
+    right = (
+        part.filter(pl.col("item_id").is_in(facts.to_list()))
+        .group_by("tokenizer", "seed")
+        .agg(pl.col("correct").cast(pl.Float64).mean())
+    )
+    own = {name: right.filter(tokenizer=name)["correct"].to_numpy() for name in table["tokenizer"]}
+    assert all(len(values) == 3 for values in own.values()) and len(own) > 1
+    spread = np.sqrt(np.mean([values.var(ddof=1) for values in own.values()]))
+    margin = student.ppf(0.975, 2 * len(own)) * spread * np.sqrt(2 / 3) + 1 / len(facts)
+    assert table["margin"].to_list() == pytest.approx([margin] * len(own), abs=6e-5)
+    assert table["n"].to_list() == [len(facts)] * len(own)
 
 
 def test_wrong_names_are_said(found, questions):

@@ -212,6 +212,48 @@ def test_a_wrong_total_of_a_group_of_groups_is_seen(tmp_path):
     assert read_results(file).filter(task="all")["tasks"].to_list() == [["a"]]
 
 
+def results_file(path, model, scores, items=(10, 30), shift=0.0):
+    "A result file of two tasks under two filters, with the right totals."
+    values = [(f, [score + k * shift for score in scores]) for k, f in enumerate(("strict", "loose"))]
+    of = {task: {f"acc,{f}": v[i] for f, v in values} for i, task in enumerate("ab")}
+    total = {f"acc,{f}": (10 * v[0] + 30 * v[1]) / 40 for f, v in values}
+    counts = {task: {"effective": n} for task, n in zip("ab", items, strict=True) if n}
+    run = {"results": of | {"both": total}, "groups": {"both": total}, "group_subtasks": {"both": ["a", "b"]}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run | {"n-samples": counts, "config": {"model_args": f"pretrained={model}"}}))
+
+
+def test_totals_keep_filters_models_and_files_of_one_name_apart(tmp_path):
+    for model, scores in (("one", (0.5, 0.25)), ("two", (0.1, 0.25))):
+        results_file(tmp_path / model / "results_arc.json", model, scores, shift=0.2)
+    results = read_results(tmp_path)
+    assert results["file"].unique().sort().to_list() == ["one/results_arc.json", "two/results_arc.json"]
+    apart = [read_results(tmp_path / model) for model in ("one", "two")]
+    assert apart[0]["file"].unique().to_list() == ["results_arc.json"]
+    for totals in (group_totals(results), group_totals(pl.concat(apart))):
+        assert totals.select("filter", "n").rows() == [("strict", 40), ("loose", 40)] * 2
+        assert totals["recomputed"].to_list() == pytest.approx([0.3125, 0.5125, 0.2125, 0.4125])
+        assert totals["agrees"].all()
+
+
+def test_a_total_over_tasks_of_unknown_size_is_not_recomputed(tmp_path):
+    results_file(tmp_path / "results_1.json", "m", (0.5, 0.25), items=(10, None))
+    totals = group_totals(read_results(tmp_path))
+    assert totals.select("n", "recomputed", "agrees").rows() == [(None, None, None)] * 2
+
+
+def test_a_run_that_lies_there_twice_is_refused_and_the_newest_is_told_by_its_file_not_by_its_folder(tmp_path):
+    for folder, day, value in (("2025-09-20T10-00-00", 1, 0.5), ("2025-09-19T10-00-00", 2, 0.25)):
+        results_file(tmp_path / folder / f"results_2025-10-0{day}T10-00-00.1.json", "m", (value, value))
+        write(tmp_path / folder, "t", [line(0, filtered_resps=[[f"-{day}", "x"]] * 3)], f"2025-10-0{day}T10-00-00.1")
+    assert read_results(tmp_path, duplicates="newest").filter(kind="task")["value"].unique().to_list() == [0.25]
+    assert read_samples(tmp_path, model="m", duplicates="newest").scores["loglikelihood"].unique().to_list() == [-2.0]
+    for folder in ("first", "copy"):
+        results_file(tmp_path / "twice" / folder / "results_1.json", "m", (0.5, 0.25))
+    with pytest.raises(ValueError, match=r"got a in copy/results_1\.json and first/results_1\.json"):
+        read_results(tmp_path / "twice")
+
+
 def changed(one, other):
     both = one.join(other, on=["item_id", "choice"])
     return both.filter(pl.col("loglikelihood") != pl.col("loglikelihood_right"))["item_id"].to_list()
@@ -385,6 +427,76 @@ def test_older_task_names_and_missing_keys_are_understood(tmp_path):
     assert run.checks.filter(pl.col("stored").is_null()).height == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "lang", "domain"),
+    [("english", "en", "general"), ("farsi", "fa", "general"), ("italian", "it", "general"), ("turkish", "tr", "general"),
+     ("chinese", "zh", "general"), ("math", "en", "math"), ("stem", "en", "stem")],
+)  # fmt: skip
+def test_a_tasks_name_says_set_and_subset(tmp_path, name, lang, domain):
+    run = read_samples(write(tmp_path, f"toksuite_{name}_ocr_errors", [line(0)]))
+    assert run.items.select("lang", "domain", "perturbation").row(0) == (lang, domain, "ocr_errors")
+
+
+def test_what_a_sample_says_is_read_from_its_own_place(tmp_path):
+    choices = ["mavi", "kırmızı", "天空"]
+    tight = {f"gen_args_{i}": {"arg_0": "Gök", "arg_1": c} for i, c in enumerate(choices)}
+    doc = {"id": 301.0, "question": "Gök", "choices": choices, "answer": 0}
+    again = line(
+        0, doc=doc | {"id": "301.5"}, arguments=tight, filtered_resps=..., resps=[[["-1.5", "x"], ["-9", "x"]]] * 3
+    )
+    run = read_samples(write(tmp_path, "t", [line(0, doc=doc, arguments=tight), again]))
+    assert run.items["item_id"].to_list() == ["301", "301.5"], "only what is a whole number loses its point"
+    assert run.items["delimiter"].unique().to_list() == [""] == run.scores["delimiter"].unique().to_list()
+    assert run.scores.head(3).select("n_chars", "n_bytes").rows() == [(4, 4), (7, 10), (2, 6)]
+    assert run.scores.tail(3)["loglikelihood"].to_list() == [-1.5] * 3, "the first of several answers"
+
+
+def test_a_result_file_is_read_field_by_field(tmp_path):
+    figures = {"alias": "a", "sample_len": 9, "acc,none": 0.75, "acc_stderr,none": 0.125, "acc,loose": "0.5"}
+    run = {
+        "results": {"a": figures}, "config": {"model_args": {"pretrained": "lab/m1/", "tokenizer": "other/t1"}},
+        "configs": {"a": {"metadata": {"canonical_task": "c"}}}, "n-samples": {"a": {"original": 9, "effective": 4}},
+        "versions": {"a": 1.5}, "n-shot": {"a": 5}, "lm_eval_version": "0.4.13",
+    }  # fmt: skip
+    (tmp_path / "results_1.json").write_text(json.dumps(run))
+    same = ("results_1.json", "m1", "t1", "a", "task", "c", "acc")
+    about = (4, None, 5, "1.5", "0.4.13")
+    assert read_results(tmp_path).rows() == [(*same, "none", 0.75, 0.125, *about), (*same, "loose", 0.5, None, *about)]
+
+
+def test_two_runs_by_hand():
+    items = make_items(
+        [{"id": i, "question": "q", "choices": ["aa", "b", "cccc"], "answer": 0, "lang": "en"} for i in "xyz"], name="q"
+    )
+    values = {"ours": [-4, -3, -9, -1, -2, -3, -5, -5.5, -6], "theirs": [-4, -5, -4.5, -2, -1, -3, -9, -5, -6]}
+    ours, theirs = (
+        pl.DataFrame(
+            {"model": "m", "tokenizer": "t", "item_id": items["item_id"].repeat_by(3).explode(), "choice": [0, 1, 2] * 3, "loglikelihood": v,
+             "n_tokens": 1, "n_chars": [2, 1, 4] * 3, "n_bytes": [2, 1, 4] * 3, "rule": "exact", "boundary": "clean"},
+            schema_overrides={"loglikelihood": pl.Float64, "choice": pl.Int64, "n_tokens": pl.Int64, "n_chars": pl.Int64, "n_bytes": pl.Int64},
+        )
+        for v in values.values()
+    )  # fmt: skip
+    # sum: ours 1 0 0, theirs 0 1 1; per character: ours 0 0 2 (-2 -3 -2.25, -.5 -2 -.75, -2.5 -5.5 -1.5), theirs 2 2 2
+    found = {metric: row for metric, *row in compare_runs(ours, theirs, items).rows()}
+    assert found["acc"] == [3, 2 / 3, 1 / 3, 3, 4.5]
+    assert found["acc_norm"] == [3, 2 / 3, 0.0, 2, 4.5]
+    wrong = items.with_columns(answer=pl.lit(2, pl.Int64))
+    assert compare_runs(ours, theirs, wrong).filter(metric="acc")["changed"].to_list() == [3], "from wrong to wrong too"
+
+
+def test_a_task_counts_its_items_and_its_canonical_task_is_that_of_most_of_them(tmp_path):
+    rows = [("c1", "c1", "canonical", "en"), ("c2", "c2", "canonical", "en"), ("c3", "c3", "canonical", "tr")]
+    rows += [(f"v{i}", c, "shout", "en") for i, c in enumerate(("c3", "c1", "c2", "c2"))]
+    base = {"question": "q", "choices": ["a", "b"], "answer": 0, "domain": "general", "set_id": "s"}
+    keys = ("item_id", "canonical_id", "perturbation", "lang")
+    items = make_items([base | dict(zip(keys, row, strict=True)) for row in rows], name="q")
+    table = export_tasks(items, tmp_path, prefix="p").filter(task="p_general_en_shout")
+    assert table.select("canonical_task", "n").row(0) == ("p_general_en_canonical", 4)
+    said = (tmp_path / "p_general_en_shout.yaml").read_text()
+    assert '"canonical_task": "p_general_en_canonical"' in said and '"num_samples": 4' in said
+
+
 def test_a_context_free_pass_is_read_as_unconditional():
     values = [[str(-1.0 - i), "False"] for i in range(6)]
     read = _sample(line(filtered_resps=values), "t")
@@ -437,6 +549,20 @@ def test_a_stated_accuracy_that_does_not_follow_is_seen(tmp_path):
     assert run.checks.filter(~pl.col("agrees")).select("item_id", "metric", "stored", "recomputed").rows() == [
         ("301", "acc", 0.0, 1.0)
     ]
+
+
+def test_runs_with_gaps_and_items_that_stand_twice_are_not_compared(tmp_path):
+    run = read_samples(write(tmp_path, "t", [line(0), line(1)]))
+    assert compare_runs(run.scores, run.scores, run.items, by=("lang",))["n"].to_list() == [2, 2]
+    first = run.items["item_id"][0]
+    gap = pl.when(pl.col("item_id") != first).then("loglikelihood").alias("loglikelihood")
+    for theirs, items, said in (
+        (run.scores.with_columns(gap), run.items, f"no log-likelihood for \\['{first}'\\]"),
+        (run.scores, run.items[1:], f"no item, or several, for \\['{first}'\\]"),
+        (run.scores, pl.concat([run.items, run.items[:1]]), f"no item, or several, for \\['{first}'\\]"),
+    ):
+        with pytest.raises(ValueError, match=f"compare_runs: every option needs a log-likelihood .* got {said}"):
+            compare_runs(run.scores, theirs, items)
 
 
 def test_a_task_that_was_run_twice_is_refused_with_both_files_named(tmp_path):

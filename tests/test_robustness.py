@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, multinomial
+from scipy.stats import binom, binomtest, multinomial
 from scipy.stats import norm as normal
 
 from toksuite_nb.core import check_frame, derive_rng, drop_schema, item_schema, verdict_schema
@@ -608,6 +608,31 @@ def test_the_three_definitions_by_hand():
     released = robustness_table(accuracies, "released").row(0, named=True)
     assert released["Noise EN"] == pytest.approx(((1 - 24 / 40) + 0.0) / 2)
     assert robustness_table(accuracies, "paper")["Noise EN"][0] < development["Noise EN"]
+
+
+def test_the_papers_entry_is_the_expectation_over_samples_of_the_canonical_set():
+    rows = [
+        ("m", "english", "e0", "canonical", 6, 0.5),
+        ("m", "english", "e1", "Noise EN", 300, 0.4),
+        ("m", "english", "e2", "Noise EN", 3, 0.0),
+    ]
+    accuracies = pl.DataFrame(rows, schema=["model", "lang", "task", "category", "n", "acc_norm"], orient="row")
+    # one over an accuracy is larger on average than one over its mean; samples without any right answer have no drop
+    right = np.arange(1, 7)
+    inverse = (binom.pmf(right, 6, 0.5) * 6 / right).sum() / (1 - 0.5**6)
+    found = robustness_table(accuracies, "paper", draws=40_000)["Noise EN"][0]
+    assert found == pytest.approx((300 * (1 - 0.4 * inverse) + 3 * 1.0) / 303, abs=0.01)
+    assert inverse > 2.3, "the point estimate has 2"
+
+
+def test_sets_not_items_are_counted_in_what_a_cell_can_be_relied_on_to_show():
+    items = make_items(20, names=("a", "b", "c")).with_columns(
+        perturbation=pl.when(pl.col("perturbation") == "canonical").then("perturbation").otherwise(pl.lit("shout"))
+    )
+    found = drops(make_verdicts(items, [1.0] * items.height), items, seed=0, pooled=False)
+    assert found.select("n", "n_sets").row(0) == (60, 20)
+    cell = drop_table(found, norm="char", lang="en", power=0.8)["shout"][0]
+    assert cell.endswith(f" n=60 mde={minimum_detectable_drop(20, power=0.8):.2f}")
 
 
 def test_a_model_that_knows_nothing_has_no_drop():

@@ -1,6 +1,7 @@
 """A killed run loses nothing and does nothing twice; writers never disturb each other; damage is found and costs one cell."""
 
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from toksuite_nb.run import (
     Cell,
     InProcess,
     Processes,
+    RayCluster,
     ResultStore,
     _sealed,
     code_version,
@@ -181,6 +183,60 @@ def test_a_key_with_two_values_is_an_error(tmp_path: Path) -> None:
         merged.get("a" * 32)
 
 
+def test_writers_that_disagree_are_found_out_and_those_that_agree_are_not(tmp_path: Path) -> None:
+    writers = [ResultStore(tmp_path) for _ in range(3)]
+    for writer, value in zip(writers, (1, 1, 2), strict=True):
+        writer.put("a" * 32, value)
+        writer.put("b" * 32, 1)
+    for store in (ResultStore(tmp_path), writers[0].refresh()):
+        assert len(store) == 2 and store.get("b" * 32) == 1
+        with pytest.raises(ValueError, match="a key has one value, got two"):
+            store.get("a" * 32)
+
+
+def test_equal_cells_count_once_in_plans_reports_and_collections(tmp_path: Path) -> None:
+    cells = [*squares(3), *squares(2)]
+    assert len(read_plan(write_plan(cells, tmp_path / "plan.jsonl"))) == 3
+    assert run_cells(cells, tmp_path / "s", show_progress=False)["state"].to_list() == ["computed"] * 3
+    assert collect(cells, tmp_path / "s")["i"].to_list() == [0, 1, 2]
+
+
+def test_a_cell_that_fails_stops_the_run_unless_told_otherwise_and_dead_workers_are_tried_again(tmp_path: Path) -> None:
+    good, bad = Cell(square, {"i": 2}), Cell(square, {"i": "x"})
+    with pytest.raises(RuntimeError, match="every cell must return, got an error for celljobs:square"):
+        run_cells([bad, good], tmp_path / "s", show_progress=False)
+    report = run_cells([bad, good], tmp_path / "s", on_error="keep", show_progress=False)
+    assert report["state"].to_list() == ["failed", "computed"]
+    for retries in (0, 2):
+        log = tmp_path / f"log-{retries}"
+        cell = Cell(die, {"i": 1, "log": str(log)})
+        executor = Processes(1, retries=retries)
+        assert (
+            run_cells([cell], tmp_path / "s", executor=executor, on_error="keep", show_progress=False)["state"][0]
+            == "failed"
+        )
+        assert log.read_text() == "1\n" * (retries + 1), "tried once, and again as often as was said"
+
+
+@pytest.mark.parametrize("executor", [Processes, RayCluster])
+@pytest.mark.parametrize("given", [{"workers": 0}, {"workers": 1.5}, {"threads": 0}, {"retries": -1}])
+def test_without_workers_no_cell_is_said_to_be_found(executor: type, given: dict[str, float]) -> None:
+    with pytest.raises(
+        ValueError, match=f"{executor.__name__}: workers and threads must be whole numbers >= 1 .* got {given}"
+    ):
+        executor(**given)
+
+
+def test_a_worker_goes_on_with_the_group_that_it_has_loaded(tmp_path: Path) -> None:
+    groups = ["a", "b", "a", "b", "b", "a"]
+    cells = [Cell(square, {"i": i}, group) for i, group in enumerate(groups)]
+    run_cells(cells, tmp_path, show_progress=False)
+    assert collect(cells, tmp_path)["i"].to_list() == list(range(6)), "collected in the order of the cells"
+    lines = next(tmp_path.glob("*.cells")).read_text().splitlines()
+    order = [next(cell.group for cell in cells if cell.key in line) for line in lines]
+    assert order in (list("aaabbb"), list("bbbaaa"))
+
+
 def test_two_models_never_share_a_result(tmp_path: Path) -> None:
     for name, content in (("first", "1"), ("second", "2")):
         (tmp_path / name).mkdir()
@@ -213,6 +269,92 @@ def test_code_version_follows_the_modules_below(tmp_path: Path, monkeypatch: pyt
     assert version() != before
 
 
+HIGH = """
+from toksuite_nb.run import cell_function
+from {name}.low import f
+SCALE = 1
+TABLE = {{}}
+TABLE["more"] = 0  # set
+def scaled(by):
+    return lambda function: lambda **given: by * function(**given)
+def helper(x):
+    return SCALE * x + TABLE["more"]
+def other():
+    return 1
+@scaled(1)
+def inner(x):
+    return helper(f(x))
+@cell_function
+def g(x):
+    return inner(x=x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "matters"),
+    [
+        ("high", "SCALE = 1", "SCALE = 2", True),
+        ("high", "SCALE * x", "SCALE + x", True),
+        ("high", "@scaled(1)", "@scaled(2)", True),
+        ("high", "= 0  # set", "= 1  # set", True),
+        ("high", "by * function", "by + function", True),
+        ("high", "helper(f(x))", "helper(f(x) + 1)", True),
+        ("high", "return 1\n@", "return 2\n@", False),
+        ("low", "return deep", "return 2 * deep", True),
+        ("deep", "+ 0", "+ 1", True),
+        ("apart", "1", "2", False),
+    ],
+)
+def test_a_key_follows_the_code_a_result_depends_on_and_no_other(tmp_path, monkeypatch, file, old, new, matters):
+    def key(name: str, changed: bool) -> str:
+        package = tmp_path / str(changed) / name
+        package.mkdir(parents=True)
+        sources = {
+            "__init__": "", "high": HIGH.format(name=name), "apart": "x = 1\n",
+            "low": f"from {name}.deep import deep\ndef f(x):\n    return deep(x)\n", "deep": "def deep(x):\n    return x + 0\n",
+        }  # fmt: skip
+        for module, source in sources.items():
+            assert module != file or source.count(old) == 1
+            (package / f"{module}.py").write_text(source.replace(old, new) if changed and module == file else source)
+        monkeypatch.syspath_prepend(tmp_path / str(changed))
+        for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+        found = importlib.import_module(f"{name}.high").g
+        assert not changed or not matters or file == "apart" or found(x=2) != 2
+        return Cell(found, {"x": 2}).key
+
+    name = "keypack"
+    assert (key(name, False) != key(name, True)) == matters
+
+
+def test_a_key_follows_the_files_wherever_their_paths_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+
+    def key(**given: object) -> str:
+        return Cell(weights, {"model": folder, **given}).key
+
+    def keys() -> list[str]:
+        return [key(), key(model=[folder / "a"]), key(model={"x": (folder / "a",)}), key(model=folder / "a")]
+
+    before = keys()
+    assert len(set(before)) == 4 and keys() == before
+    (folder / "a").write_text("3")
+    changed = keys()
+    assert not set(changed) & set(before), "another content of the same size"
+    (folder / "a").write_text("1")
+    assert keys() == before
+    (folder / "sub" / "b").rename(folder / "sub" / "c")
+    assert key() != before[0] and keys()[1:] == before[1:], "a name is content of a folder"
+    (folder / "sub" / "c").rename(folder / "b")
+    (folder / "b").rename(folder / "sub" / "b")
+    assert keys() == before
+    assert Cell(weights, {"model": folder}, group="x").key == before[0]
+    assert Cell(square, {"i": 1}).key != Cell(square, {"i": 1.0}).key != Cell(square, {"i": True}).key
+
+
 def test_shards_cover_a_plan_once(tmp_path: Path) -> None:
     plan = write_plan(squares(23), tmp_path / "plan.jsonl")
     keys = [cell.key for i in range(1, 6) for cell in read_plan(plan, shard=f"{i}/5")]
@@ -236,6 +378,19 @@ plain = st.recursive(
 )
 
 
+def test_paths_arrays_and_frames_come_back_as_what_they_were() -> None:
+    given = {
+        "p": [Path("a/b")],
+        "x": np.array([[1.5, np.nan]], dtype=np.float32),
+        "f": pl.DataFrame({"a": [1, None]}),
+        "n": np.int64(3),
+    }
+    back = decode_value(json.loads(json.dumps(encode_value(given))))
+    assert back["p"] == [Path("a/b")] and isinstance(back["p"][0], Path) and back["n"] == 3
+    assert back["x"].dtype == np.float32 and np.array_equal(back["x"], given["x"], equal_nan=True)
+    assert back["f"].equals(given["f"])
+
+
 @given(plain)
 def test_plain_values_come_back_as_they_were(value: object) -> None:
     assert decode_value(json.loads(json.dumps(encode_value(value)))) == value
@@ -244,6 +399,15 @@ def test_plain_values_come_back_as_they_were(value: object) -> None:
 def test_what_cannot_be_stored_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot store a set"):
         encode_value({"x": {1, 2}})
+    for odd, kind in (
+        (np.complex128(1), "complex"),
+        (np.datetime64("2026-01-01"), "date"),
+        (np.longdouble(1), "longdouble"),
+    ):
+        with pytest.raises(TypeError, match=f"cannot store a {kind}"):
+            encode_value(odd)
+    with pytest.raises(TypeError, match="Cell: inputs must be a mapping of argument names to values, got list"):
+        Cell(square, [1])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="arrays must hold numbers"):
         encode_value(np.array([object()]))
     with pytest.raises(ValueError, match="on_error"):

@@ -18,7 +18,16 @@ from toksuite_nb.core import check_frame, item_schema, score_schema
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.lm import LM, load_lm
 from toksuite_nb.robustness import verdicts
-from toksuite_nb.score import Rule, audit_specials, choice_scores, predictions, rule_changes, score, score_rules
+from toksuite_nb.score import (
+    Rule,
+    audit_specials,
+    choice_scores,
+    predictions,
+    rule_changes,
+    score,
+    score_rules,
+    split_options,
+)
 from toksuite_nb.suite import load_suite
 from toksuite_nb.tokenizer import load_tokenizer
 
@@ -136,6 +145,121 @@ def test_the_scored_text_is_delimiter_and_option_and_the_same_tail_of_the_questi
         asked = tokenizer.encode([item["question"]])[0]
         tail = b"".join(tokenizer.pieces[i] for i in asked[len(asked) - row["tail"] :] if row["tail"])
         assert scored == tail + b" " + item["choices"][row["choice"]].encode(), "text was dropped, repeated or altered"
+        whole = "clean" if row["tail"] < len(asked) else "special"
+        assert row["boundary"] == (whole if ids[: len(asked)] == asked else "merged"), "said of each option for itself"
+        assert row["tail_bytes"] == len(tail)
+    mixed = scores.group_by("item_id").agg(pl.col("boundary").n_unique())["boundary"]
+    assert mixed.max() == 2, "some item must have options of both kinds"
+
+
+CUTS = {  # a question [1, 2, 3], whole strings, and options alone; what each rule takes as context and scores, by the table of the specification
+    "clean": ([[1, 2, 3, 7, 8], [1, 2, 3, 9]], [[7, 8], [9]]),
+    "a token spans the join of one option": ([[1, 2, 5, 8], [1, 2, 3, 9]], [[7, 8], [9]]),
+    "a token spans the join of both": ([[1, 2, 5, 8], [1, 2, 5, 9]], [[7, 8], [9]]),
+    "the question is cut anew and shorter": ([[1, 6], [1, 6, 4]], [[7, 8], [9]]),
+    "an option begins the other": ([[1, 2, 3, 7], [1, 2, 3, 7, 8]], [[7], [7, 8]]),
+}
+EXPECTED = {
+    ("clean", "exact"): [([1, 2, 3], [7, 8]), ([1, 2, 3], [9])],
+    ("clean", "lm_eval"): [([1, 2, 3], [7, 8]), ([1, 2, 3], [9])],
+    ("a token spans the join of one option", "exact"): [([1, 2], [5, 8]), ([1, 2], [3, 9])],
+    ("a token spans the join of one option", "lm_eval"): [([1, 2, 3], [8]), ([1, 2, 3], [9])],
+    ("a token spans the join of one option", "separate"): [([1, 2, 3], [7, 8]), ([1, 2, 3], [9])],
+    ("a token spans the join of one option", "fixed_split"): [([1, 2, 5], [8]), ([1, 2, 3], [9])],
+    ("a token spans the join of one option", "last_n"): [([1, 2], [5, 8]), ([1, 2, 3], [9])],
+    ("a token spans the join of both", "exact"): [([1, 2], [5, 8]), ([1, 2], [5, 9])],
+    ("the question is cut anew and shorter", "exact"): [([1], [6]), ([1], [6, 4])],
+    ("the question is cut anew and shorter", "lm_eval"): [([1, 2, 3], []), ([1, 2, 3], [])],
+    ("the question is cut anew and shorter", "fixed_split"): [([1], [6]), ([1, 6], [4])],
+    ("the question is cut anew and shorter", "last_n"): [([], [1, 6]), ([1, 6], [4])],
+    ("an option begins the other", "exact"): [([1, 2, 3], [7]), ([1, 2, 3], [7, 8])],
+}
+
+
+@pytest.mark.parametrize(("case", "rule"), EXPECTED)
+def test_each_rule_cuts_as_its_definition_says(case, rule):
+    wholes, options = CUTS[case]
+    assert split_options([1, 2, 3], wholes, options, rule=rule) == EXPECTED[case, rule]
+
+
+def hand_scores(values, rule="exact", boundary="clean", **columns):
+    "Scores of items with two options."
+    rows = [(item, choice, v) for item, options in values.items() for choice, v in enumerate(options)]
+    frame = pl.DataFrame(
+        rows, schema={"item_id": pl.String, "choice": pl.Int64, "loglikelihood": pl.Float64}, orient="row"
+    )
+    fixed = (
+        {"model": "m", "tokenizer": "t", "rule": rule, "boundary": boundary}
+        | {"n_tokens": 1, "n_chars": 1, "n_bytes": 1}
+        | columns
+    )
+    return frame.with_columns(
+        (v if isinstance(v, pl.Expr) else pl.lit(v, pl.Int64 if isinstance(v, int) else None)).alias(k)
+        for k, v in fixed.items()
+    ).select(c.name for c in score_schema.columns)
+
+
+def test_changed_answers_are_counted_among_the_items_that_both_rules_score():
+    home = hand_scores({"a": [-1, -2], "b": [-2, -1], "c": [-1, -2], "d": [None, None], "e": [-3, -1]})
+    home = home.with_columns(
+        boundary=pl.when(pl.col("item_id").is_in(["a", "c"]) & (pl.col("choice") == 1))
+        .then(pl.lit("merged"))
+        .otherwise("boundary")
+    )
+    other = hand_scores(
+        {"a": [-2, -1], "b": [-2, -1], "c": [None, None], "d": [-1, -2], "e": [-1, -3]}, "lm_eval", "merged"
+    )
+    found = rule_changes(pl.concat([home, other]), norm="sum")
+    assert found.select("rule", "n", "unscored", "changed", "share", "merged").rows() == [
+        ("lm_eval", 3, 1, 2, 2 / 3, 2)
+    ]
+
+
+def test_an_answer_is_disputed_where_norms_of_the_same_rule_differ():
+    sizes = {"n_chars": 1 + 3 * pl.col("choice")}
+    one = hand_scores({"a": [-1, -2], "b": [-1, -9]}, **sizes)  # per character -1 and -.5, -1 and -2.25
+    other = hand_scores({"a": [-1, -9], "b": [-9, -1]}, "lm_eval", **sizes)
+    found = predictions(pl.concat([one, other]), norm=("sum", "char"))
+    told = {
+        (r, i): (p, d)
+        for r, i, p, d in found.filter(norm="char").select("rule", "item_id", "prediction", "disputed").rows()
+    }
+    assert told == {
+        ("exact", "a"): (1, True),
+        ("exact", "b"): (0, False),
+        ("lm_eval", "a"): (0, False),
+        ("lm_eval", "b"): (1, False),
+    }
+
+
+@pytest.mark.parametrize(("tolerance", "tied", "prediction"), [(1e-9, 1, 1), (0.0, 1, 1), (0.5, 2, 0), (1.0, 2, 0)])
+def test_values_closer_than_the_tolerance_tie_and_the_first_is_told(tolerance, tied, prediction):
+    found = predictions(hand_scores({"a": [-1.25, -1.0]}), norm="sum", tolerance=tolerance)
+    assert found.select("tied", "prediction").row(0) == (tied, prediction)
+    equal = predictions(hand_scores({"a": [-1.0, -1.0]}), norm="sum", tolerance=tolerance)
+    assert equal.select("tied", "prediction").row(0) == (2, 0)
+    item = make([{"item_id": "a", "question": "q", "choices": ["x", "y"], "answer": 1}])
+    row = verdicts(hand_scores({"a": [-1.0, -1.0]}), item, norm="sum", tolerance=tolerance).row(0, named=True)
+    assert (row["correct"], row["tie"]) == (0.5, True)
+    with pytest.raises(ValueError, match="predictions: needs scores and a tolerance >= 0"):
+        predictions(hand_scores({"a": [-1.0, -1.0]}), tolerance=-tolerance - 1)
+
+
+def test_rule_last_n_counts_the_tokens_of_a_space_and_the_option_whatever_the_delimiter():
+    tokenizer = load_tokenizer("bytes")
+    items = make([{"item_id": "a", "question": "the sky", "choices": ["is", "was"], "delimiter": ""}])
+    found = score(llama(tokenizer.vocab_size), tokenizer, items, "last_n", bos=False, show_progress=False)
+    assert found.select("n_context", "n_tokens").rows() == [(6, 3), (6, 4)]
+    unsaid = score(
+        llama(tokenizer.vocab_size),
+        tokenizer,
+        items.with_columns(delimiter=pl.lit(None, pl.String)),
+        bos=False,
+        show_progress=False,
+    )
+    assert unsaid.select("delimiter", "n_context", "n_tokens", "n_bytes").rows() == [(" ", 7, 3, 2), (" ", 7, 4, 3)], (
+        "a space if nothing is said"
+    )
 
 
 def test_lm_eval_rule_scores_what_follows_the_questions_token_count():
@@ -483,6 +607,26 @@ def test_an_empty_question_under_rule_lm_eval_follows_bos_or_eos():
     scores = score(model, tokenizer, items, "lm_eval", bos=False, show_progress=False)
     ids = [tokenizer.specials["eos"], *tokenizer.encode([" yes"])[0]]
     assert abs(scores["loglikelihood"][0] - total(model, ids, 1)) < 1e-5
+
+
+def test_an_empty_question_under_rule_lm_eval_prefers_bos_to_eos_and_does_not_say_it_twice():
+    items, model = make([{"item_id": "bare", "question": "", "choices": ["<yes", "no"], "delimiter": ""}]), llama()
+
+    class Marks:
+        "Letters as tokens, `<` as BOS."
+
+        name, specials, vocab_size = "marks", {"bos": 1, "eos": 2}, 420
+
+        def encode(self, texts):
+            return [[1 if c == "<" else 3 + ord(c) for c in text] for text in texts]
+
+    scores = score(model, Marks(), items, "lm_eval", bos=False, show_progress=False)
+    assert scores.select("n_context", "n_tokens").rows() == [(1, 3), (1, 2)]
+    for found, text in zip(scores["loglikelihood"], ("yes", "no"), strict=True):
+        assert abs(found - total(model, [1, *(3 + ord(c) for c in text)], 1)) < 1e-5
+    asked = items.with_columns(question=pl.lit("q"))
+    alone = score(model, Marks(), asked, bos=False, pmi=True, show_progress=False)["unconditional"]
+    np.testing.assert_allclose(alone, scores["loglikelihood"], atol=1e-5)
 
 
 def test_an_option_that_begins_another_is_flagged():

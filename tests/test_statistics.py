@@ -12,9 +12,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, false_discovery_control, kstest
+from scipy.stats import binomtest, bootstrap, false_discovery_control, kstest
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
+from toksuite_nb.alignment import cut_shift
 from toksuite_nb.core import check_frame, derive_rng, item_schema, norms, verdict_schema
+from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.robustness import (
     attribution,
@@ -50,6 +54,7 @@ from toksuite_nb.robustness import (
     verdicts,
 )
 from toksuite_nb.text import words
+from toksuite_nb.tokenizer import load_tokenizer
 
 
 def cell_items(n_sets, per_set=1, names=("shout",), langs=("en",)):
@@ -233,8 +238,6 @@ def test_the_three_kinds_of_interval_agree_on_large_samples():
 
 
 def test_bca_corrects_what_percentiles_leave_skewed():
-    from scipy.stats import bootstrap
-
     made = simulate_sets(40, 3, canonical=0.9, lost=0.15, gained=0.1, within=0.3, runs=1, seed=5)
     loss, credit = made.losses[:, 0], made.credits[:, 0]
     ours = clustered_interval(made.losses, made.credits, method="bca", rng=derive_rng(0, "bca"), draws=20_000)[:, 0]
@@ -248,6 +251,16 @@ def test_bca_corrects_what_percentiles_leave_skewed():
         rng=1,
     ).confidence_interval
     np.testing.assert_allclose(ours, [theirs.low, theirs.high], atol=6e-3)
+
+
+@pytest.mark.parametrize(
+    "losses", [np.exp(1.2 * normal.ppf((np.arange(25) + 0.5) / 25)), np.repeat([0.0, 1.0], [9, 4])]
+)
+def test_bca_follows_scipy_where_data_are_skewed_or_lumped(losses):
+    ones = np.ones(len(losses))
+    ours = clustered_interval(losses[:, None], ones[:, None], method="bca", rng=derive_rng(0, "bca"), draws=20_000)
+    theirs = bootstrap((losses,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    np.testing.assert_allclose(ours[:, 0], theirs, atol=0.03 * np.ptp(theirs))
 
 
 def test_one_set_or_no_credit_has_no_interval():
@@ -291,11 +304,14 @@ def test_correlated_variants_fool_a_test_by_items_and_not_that_by_sets():
     assert np.mean([sign_flip_exact(run) <= 0.05 for run in made.losses.T]) < 0.08
 
 
-@given(st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1 / 3, 3.0]), min_size=1, max_size=9))
+@given(st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1 / 3, 0.2, -0.4, 3.0]), min_size=1, max_size=9))
 def test_sign_flips_are_counted_not_sampled(changes):
     patterns = np.array(np.meshgrid(*[[-1, 1]] * len(changes))).reshape(len(changes), -1)
-    sums = np.abs(np.abs(changes) @ patterns)
-    assert sign_flip_exact(np.array(changes)) == pytest.approx(np.mean(sums >= abs(sum(changes)) - 1e-9), abs=1e-9)
+    sums, seen = np.abs(np.abs(changes) @ patterns), abs(sum(changes))
+    p = np.mean(sums >= seen - 1e-9)
+    assert sign_flip_exact(np.array(changes)) == pytest.approx(p, abs=1e-9)
+    mid = p - 0.5 * np.mean(np.abs(sums - seen) < 1e-9)
+    assert sign_flip_exact(np.array(changes), mid=True) == pytest.approx(mid, abs=1e-9), "as far as seen counts half"
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -349,6 +365,103 @@ def test_cells_say_what_their_evidence_is():
     np.testing.assert_allclose(table["p_adjusted"], holm(table["p_sets"].to_numpy()))
     assert (table["p_mid"] < table["p_sets"]).all()
     np.testing.assert_allclose(table["p_bh"], benjamini_hochberg(table["p_sets"].to_numpy()))
+
+
+def uneven(seed, n_sets=14, *, still=False):
+    "Items whose sets differ in size and in the number of options, with shared credits and margins, and their pairs."
+    rng = np.random.default_rng(seed)
+    items = cell_items(n_sets, 4, langs=("en", "tr"))
+    items = items.filter((items["perturbation"] == "canonical") | pl.Series(rng.random(items.height) < 0.6))
+    options = {s: [f"o{i}" for i in range(rng.integers(2, 6))] for s in items["set_id"].unique().sort()}
+    items = items.with_columns(choices=pl.Series([options[s] for s in items["set_id"]]))
+    canonical = items["perturbation"] == "canonical"
+    right, wrong = (
+        rng.choice([0, 0.25, 1 / 3, 0.5, 1], items.height, p=p)
+        for p in ((0.1, 0.1, 0.1, 0.1, 0.6), (0.4, 0.1, 0.1, 0.1, 0.3))
+    )
+    credit = np.full(items.height, 0.5) if still else np.where(canonical, right, wrong)
+    frame = said(items, credit, margin=rng.normal(size=items.height))
+    verdict = dict(zip(items["item_id"], frame.select("correct", "margin").rows(), strict=True))
+    perturbed = items.filter(pl.col("perturbation") != "canonical").iter_rows(named=True)
+    pairs = [
+        (r["set_id"], r["lang"], len(r["choices"]), *verdict[r["canonical_id"]], *verdict[r["item_id"]])
+        for r in perturbed
+    ]
+    return items, frame, pairs
+
+
+@pytest.mark.parametrize(("seed", "still"), [(0, False), (1, False), (2, False), (3, True)])
+def test_every_column_of_a_cell_is_what_a_plain_loop_gives(seed, still):
+    items, frame, pairs = uneven(seed, still=still)
+    table = drops(frame, items, seed=0)
+    np.testing.assert_allclose(table["p_adjusted"], holm(table["p_sets"].to_numpy()))
+    for cell in table.iter_rows(named=True):
+        own = [pair for pair in pairs if cell["lang"] in (pair[1], "all")]
+        change = np.array([before - after for *_, before, _, after, _ in own])
+        before, chance = np.mean([pair[3] for pair in own]), np.mean([1 / pair[2] for pair in own])
+        assert (cell["n"], cell["n_sets"]) == (len(own), len({pair[0] for pair in own}))
+        assert (cell["lost"], cell["gained"]) == ((change > 0).sum(), (change < 0).sum())
+        assert [cell["canonical"], cell["perturbed"]] == pytest.approx([before, np.mean([pair[5] for pair in own])])
+        assert [cell["drop"], cell["relative_drop"]] == pytest.approx([change.mean(), change.mean() / before])
+        corrected = change.mean() / (before - chance) if before > chance else None
+        assert cell["chance_corrected"] == (corrected if corrected is None else pytest.approx(corrected))
+        sets = {name: np.zeros(4) for name in sorted({pair[0] for pair in own})}  # loss, credit, changed, items
+        margin = dict.fromkeys(sets, 0.0)
+        for name, _, _, b, bm, a, am in own:
+            sets[name] += b - a, b, abs(b - a), 1
+            margin[name] += bm - am
+        loss, credit, changed, size = np.array(list(sets.values())).T
+        assert cell["p_sets"] == pytest.approx(sign_flip_exact(loss))
+        assert cell["p_mid"] == pytest.approx(sign_flip_exact(loss, mid=True))
+        assert cell["p"] == pytest.approx(float(mcnemar_exact(cell["lost"], cell["gained"])))
+        ends = clustered_interval(loss[:, None], credit[:, None], sizes=size, changed=changed[:, None])[:, 0]
+        assert [cell["low"], cell["high"]] == pytest.approx(ends)
+        # a mean over sets of unequal size is a ratio: its error is that of the residuals of the sets
+        g, sums = len(size), np.array(list(margin.values()))
+        mean = sums.sum() / size.sum()
+        half = student.ppf(0.975, g - 1) * np.sqrt(((sums - mean * size) ** 2).sum() * g / (g - 1)) / size.sum()
+        assert [cell[f"margin_{end}"] for end in ("low", "drop", "high")] == pytest.approx(
+            [mean - half, mean, mean + half]
+        )
+
+
+def test_in_large_samples_adjusted_intervals_are_those_of_the_linearised_ratios():
+    items, frame, pairs = uneven(0, 1500)
+    cell = drops(frame, items, seed=0).filter(lang="all").row(0, named=True)
+    sums = {name: np.zeros(4) for name in {pair[0] for pair in pairs}}
+    for name, _, k, before, _, after, _ in pairs:
+        sums[name] += before - after, before, 1, before - 1 / k
+    loss, credit, size, above = np.array(list(sums.values())).T
+    for point, prefix, base in (
+        ("relative_drop", "", credit),
+        ("drop", "drop_", size),
+        ("chance_corrected", "chance_", above),
+    ):
+        ratio = loss.sum() / base.sum()
+        half = 1.96 * np.sqrt(((loss - ratio * base) ** 2).sum()) / base.sum()
+        assert cell[point] == pytest.approx(ratio)
+        assert [cell[f"{prefix}{end}"] for end in ("low", "high")] == pytest.approx(
+            [ratio - half, ratio + half], abs=0.05 * half
+        ), prefix
+
+
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+def test_each_drawn_interval_is_that_of_its_own_divisor(interval):
+    items, frame, pairs = uneven(7, 40)
+    cell = drops(frame, items, seed=0, interval=interval, draws=6000).filter(lang="all").row(0, named=True)
+    names = sorted({pair[0] for pair in pairs})
+    loss, credit, size, above = (
+        np.array([sum(f(pair) for pair in pairs if pair[0] == name) for name in names])
+        for f in (lambda p: p[3] - p[5], lambda p: p[3], lambda p: 1.0, lambda p: p[3] - 1 / p[2])
+    )
+    for prefix, base in (("", credit), ("drop_", size), ("chance_", above)):
+        theirs = bootstrap(
+            (loss, base), lambda x, y, axis: x.sum(axis) / y.sum(axis), paired=True, vectorized=True,
+            n_resamples=6000, method="BCa" if interval == "bca" else "percentile", rng=1,
+        )  # fmt: skip
+        width = np.ptp(theirs.confidence_interval)
+        ours = [cell[f"{prefix}low"], cell[f"{prefix}high"]]
+        np.testing.assert_allclose(ours, theirs.confidence_interval, atol=0.08 * width, err_msg=prefix)
 
 
 def test_all_cells_of_the_paper_take_seconds():
@@ -435,6 +548,38 @@ def test_a_paired_comparison_sees_what_two_intervals_hide():
     assert swapped["low"] == pytest.approx(-found["high"])
 
 
+def one_or_several(n, lost, gained, copies):
+    "Verdicts of two models, of which the first loses and gains so many sets more, each with copies of one item."
+    items = cell_items(n, copies)
+    number, canonical = (
+        items["set_id"].str.slice(1).cast(pl.Int64).to_numpy(),
+        (items["perturbation"] == "canonical").to_numpy(),
+    )
+    first, second = number >= lost, (number < lost) | (number >= lost + gained)
+    return items, pl.concat([said(items, canonical | hit, name) for name, hit in (("a", first), ("b", second))])
+
+
+@pytest.mark.parametrize(("n", "lost", "gained"), [(30, 9, 2), (40, 3, 3), (12, 0, 0), (25, 0, 8)])
+def test_the_difference_of_two_models_is_bounded_as_by_bonett_and_price(n, lost, gained):
+    found = compare_models(
+        one_or_several(n, lost, gained, 1)[1], one_or_several(n, lost, gained, 1)[0], seed=0, draws=50
+    ).row(0, named=True)
+    up, down = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    half = normal.ppf(0.975) * np.sqrt((up + down - (up - down) ** 2) / (n + 1))
+    assert [found["low"], found["high"]] == pytest.approx([up - down - half, up - down + half])
+    assert (found["drop"], found["p"]) == (
+        pytest.approx((lost - gained) / n),
+        pytest.approx(float(mcnemar_exact(lost, gained))),
+    )
+    items, frame = one_or_several(n, lost, gained, 3)
+    copies = compare_models(frame, items, seed=0, draws=50).row(0, named=True)
+    half *= student.ppf(0.975, n + 1) / normal.ppf(0.975)
+    assert [copies["low"], copies["high"]] == pytest.approx([up - down - half, up - down + half]), (
+        "copies are no evidence"
+    )
+    assert (copies["n"], copies["n_sets"], copies["p"]) == (3 * n, n, found["p"])
+
+
 def test_equal_models_do_not_differ():
     items = cell_items(30, 3)
     credit = np.random.default_rng(1).integers(0, 2, items.height)
@@ -470,6 +615,96 @@ def test_pooling_lies_between_the_cell_and_the_mean():
     np.testing.assert_allclose(flat.cells[0], y, atol=1e-3)
     alone = partial_pooling(y[:1], v[:1, :1])
     assert alone.tau is None and alone.mean == y[0]
+
+
+def test_the_errors_of_a_family_are_those_of_its_sets_with_two_invented_ones():
+    items, frame, pairs = uneven(4, 25)
+    english = items.filter(lang="en")
+    spoken = frame.filter(pl.col("item_id").is_in(english["item_id"].to_list()))
+    alone = family_drops(spoken, english, families={"shout": "x"})
+    own = [pair for pair in pairs if pair[1] == "en"]
+    names, n = sorted({pair[0] for pair in own}), len(own)
+    change = {name: [pair[3] - pair[5] for pair in own if pair[0] == name] for name in names}
+    loss, size = (np.array([f(change[name]) for name in names]) for f in (sum, len))
+    k, drop = len(names), loss.sum() / n
+    # the design effect: the variance of the losses between sets over that of as many independent items
+    w = max(
+        1.0,
+        (loss**2 - loss.sum() ** 2 / k**2).sum()
+        / (sum(c * c for own in change.values() for c in own) - loss.sum() ** 2 / n),
+    )
+    error = np.sqrt((((loss - drop * size) ** 2).sum() + 2 * w**2) * (k + 2) / (k + 1)) / (n + 2 * w)
+    for row in alone.iter_rows(named=True):
+        assert [row["low"], row["pooled"], row["high"]] == pytest.approx(
+            [drop - 1.959964 * error, drop, drop + 1.959964 * error]
+        )
+    every = family_drops(frame, items, families={"shout": "x"}).filter(perturbation="all").row(0, named=True)
+    assert (every["n"], every["cells"]) == (len(pairs), 2)
+    assert every["drop"] == pytest.approx(np.mean([pair[3] - pair[5] for pair in pairs])), (
+        "over its items, not its cells"
+    )
+    # the same questions again, under another name: no more evidence, and no less
+    again = english.filter(perturbation="shout").with_columns(pl.col("item_id") + "-echo", perturbation=pl.lit("echo"))
+    echo = frame.with_columns(item_id=pl.col("item_id") + "-echo").filter(
+        pl.col("item_id").is_in(again["item_id"].to_list())
+    )
+    both = (
+        family_drops(
+            pl.concat([spoken, echo]), pl.concat([english, again]), families={"shout": "x", "echo": "x"}, scale=1e-4
+        )
+        .filter(perturbation="all")
+        .row(0, named=True)
+    )
+    assert [both["drop"], both["pooled"]] == pytest.approx([drop, drop])
+    invented = 2 * w**2 * (k + 2) / (k + 1) / (n + 2 * w) ** 2  # those of each cell are its own
+    half = 1.959964 * np.sqrt(error**2 - invented / 2)
+    assert [both["low"], both["high"]] == pytest.approx([drop - half, drop + half], rel=1e-3)
+
+
+def test_under_a_prior_that_pools_nothing_a_cell_is_what_it_is_alone():
+    items, frame, _ = uneven(5, 24)
+    items = items.filter((pl.col("lang") == "en") | (pl.col("set_id") < "s010"))
+    frame = frame.filter(pl.col("item_id").is_in(items["item_id"].to_list()))
+    together = family_drops(frame, items, families={"shout": "x"}, scale=1e4).filter(perturbation="shout")
+    assert together["n_sets"].n_unique() == 2, "the cells have different sets"
+    for row in together.iter_rows(named=True):
+        own = items.filter(lang=row["lang"])
+        alone = family_drops(
+            frame.filter(pl.col("item_id").is_in(own["item_id"].to_list())), own, families={"shout": "x"}
+        )
+        columns = ("n", "n_sets", "drop", "pooled", "low", "high")
+        assert [row[c] for c in columns] == pytest.approx([alone.row(1, named=True)[c] for c in columns], abs=1e-4)
+
+
+def test_pooling_is_the_posterior_of_its_model_by_brute_force():
+    y, scale = np.array([0.1, 0.35, 0.8, 0.2]), 0.25
+    v = np.array([[0.02, 0.01, 0.0, 0.002], [0.01, 0.03, 0.01, 0.0], [0.0, 0.01, 0.05, 0.0], [0.002, 0.0, 0.0, 0.01]])
+    found = partial_pooling(y, v, scale=scale)
+    rows = []
+    for tau in np.linspace(1e-4, 6 * scale, 1500):
+        inverse = np.linalg.inv(v + tau**2 * np.eye(4))
+        precision = inverse.sum()
+        mean = inverse.sum(0) @ y / precision
+        keep = tau**2 * inverse
+        rest = 1 - keep.sum(1)
+        logs = (
+            0.5 * np.linalg.slogdet(inverse)[1]
+            - 0.5 * np.log(precision)
+            - 0.5 * (y - mean) @ inverse @ (y - mean)
+            - 0.5 * (tau / scale) ** 2
+        )
+        rows.append(
+            (logs, tau, mean, 1 / precision, keep @ y + rest * mean, tau**2 * (1 - np.diag(keep)) + rest**2 / precision)
+        )
+    logs, tau, mean, variance, centre, own = (np.array(column) for column in zip(*rows, strict=True))
+    weight = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
+    assert [found.mean, found.tau] == pytest.approx([weight @ mean, weight @ tau], rel=2e-3)
+    grid = np.linspace(-3, 4, 4001)
+    below = weight @ normal.cdf((grid - mean[:, None]) / np.sqrt(variance)[:, None])
+    assert [found.low, found.high] == pytest.approx(np.interp([0.025, 0.975], below, grid), abs=3e-3)
+    middle = weight @ centre
+    spread = np.sqrt(weight @ (own + (centre - middle) ** 2))
+    np.testing.assert_allclose(found.cells, [middle, middle - 1.96 * spread, middle + 1.96 * spread], atol=2e-3)
 
 
 def test_families_are_summed_over_their_items():
@@ -527,6 +762,12 @@ def test_attribution_finds_what_was_put_in_and_says_what_cannot_be_told_apart():
     assert 0.4 < found["tokens"]["r2"] < 0.8
 
 
+def test_changes_that_stand_twice_are_refused():
+    verdicts, items, changes = toy_changes(10)
+    with pytest.raises(ValueError, match=r"changes one row per tokenizer and item, got .* 40 rows"):
+        attribution(verdicts, items, pl.concat([changes, changes]))
+
+
 def test_attribution_is_that_of_a_regression_by_hand():
     verdicts, items, changes = toy_changes()
     y = -verdicts.filter(pl.col("item_id").is_in(changes["item_id"].to_list()))["margin"].to_numpy()
@@ -535,6 +776,57 @@ def test_attribution_is_that_of_a_regression_by_hand():
     slope = np.linalg.lstsq(np.c_[np.ones(len(z)), z], (y - y.mean()) / y.std(), rcond=None)[0][1:]
     found = attribution(verdicts, items, changes, features=("tokens", "touched", "boundaries", "fallback"))
     np.testing.assert_allclose(found["joint"], slope, atol=1e-9)
+
+
+def test_slopes_have_the_errors_of_clusters_and_shares_those_of_nested_regressions():
+    rng, n = np.random.default_rng(2), 17
+    items = cell_items(n, 3)
+    perturbed = items.filter(pl.col("perturbation") != "canonical")
+    x = rng.normal(size=(perturbed.height, 3)) @ [[1.0, 0.6, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    y = x @ [1.0, 0.3, 0.0] + rng.normal(size=len(x)) + np.repeat(rng.normal(size=n), 3)
+    change = dict(zip(perturbed["item_id"], y, strict=True))
+    verdict = said(items, np.ones(items.height), margin=[-change.get(i, 0.0) for i in items["item_id"]])
+    names = ("tokens", "moved", "touched")
+    changes = pl.DataFrame(
+        {"tokenizer": "m", "item_id": perturbed["item_id"]} | {name: x[:, k] for k, name in enumerate(names)}
+    )
+    found, twice = (
+        attribution(
+            pl.concat(verdict.with_columns(model=pl.lit(m)) for m in models), items, changes, features=names, by=()
+        )
+        for models in ("m", "mo")
+    )
+    z, target, sets = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std(), perturbed["set_id"].to_numpy()
+
+    def fitted(columns, goal):
+        design = np.c_[np.ones(len(goal)), columns]
+        slope = np.linalg.lstsq(design, goal, rcond=None)[0]
+        rest = goal - design @ slope
+        bread, scores = (
+            np.linalg.inv(design.T @ design),
+            np.array([design[sets == s].T @ rest[sets == s] for s in np.unique(sets)]),
+        )
+        # CR1, as Stata and statsmodels have it: G / (G - 1) * (N - 1) / (N - K), and Student with G - 1
+        small = n / (n - 1) * (len(goal) - 1) / (len(goal) - design.shape[1])
+        half = student.ppf(0.975, n - 1) * np.sqrt(np.diag(bread @ scores.T @ scores @ bread) * small)
+        return slope[1:], half[1:], 1 - rest @ rest / ((goal - goal.mean()) @ (goal - goal.mean()))
+
+    slope, half, whole = fitted(z, target)
+    for k, row in enumerate(found.iter_rows(named=True)):
+        alone, around, _ = fitted(z[:, [k]], target)
+        others = np.delete(z, k, 1)
+        assert [row[c] for c in ("joint_low", "joint", "joint_high")] == pytest.approx(
+            [slope[k] - half[k], slope[k], slope[k] + half[k]]
+        )
+        assert [row[c] for c in ("alone_low", "alone", "alone_high")] == pytest.approx(
+            [alone[0] - around[0], alone[0], alone[0] + around[0]]
+        )
+        assert [row["vif"], row["unique"]] == pytest.approx(
+            [1 / (1 - fitted(others, z[:, k])[2]), whole - fitted(others, target)[2]]
+        )
+        assert [row["sd"], row["r2"], row["n"], row["n_sets"]] == pytest.approx([x[:, k].std(), whole, 3 * n, n])
+    assert twice["n"].to_list() == [3 * n] * 3, "items, however many models saw them"
+    np.testing.assert_allclose(twice["joint"], found["joint"])
 
 
 def test_intervals_of_slopes_cover():
@@ -576,6 +868,44 @@ def test_the_cut_changes_where_the_text_changes():
     assert bold["tokens"] > 0.5 and bold["fallback"] > 1 and bold["unknown"] == 0
     upper = found.filter(pl.col("item_id").str.contains("uppercase")).row(0, named=True)
     assert upper["tokens"] == 0 and 0 < upper["touched"] <= 1 and upper["moved"] == 0
+
+
+def test_each_change_of_a_cut_is_counted_as_it_says():
+    source, target = "è blu e mare", "e blù è màre"
+    edits = [
+        {"field": "question", "start": i, "end": i + 1, "source": source[i], "target": target[i]} for i in (0, 4, 6, 9)
+    ]
+    base = {
+        "set_id": "a",
+        "canonical_id": "a",
+        "lang": "it",
+        "choices": ["x", "y"],
+        "answer": 0,
+        "domain": "d",
+        "category": "c",
+        "source": "s",
+    }
+    items = pl.DataFrame(
+        [base | {"item_id": "a", "perturbation": "canonical", "question": source},
+         base | {"item_id": "b", "perturbation": "accents", "question": target, "edits": edits}],
+        schema={c.name: c.dtype for c in item_schema.columns},
+    )  # fmt: skip
+    row = cut_changes(items, ["bytes"]).row(0, named=True)
+    # 13 bytes become 15; 5 of the 13 stand in an edit; two bytes of one letter become six of three, over four words
+    assert [row[c] for c in ("tokens", "touched", "moved", "fallback", "unknown")] == pytest.approx(
+        [np.log(15 / 13), 5 / 13, 0.0, 1.0, 0.0]
+    )
+    for name in ("tekken", "mistral-spm"):
+        tokenizer = load_tokenizer(name)
+        edited = EditedText(source, tuple(Edit(e["start"], e["end"], e["source"], e["target"]) for e in edits))
+        tokens = cut_shift(edited, tokenizer, lang="it").tokens
+        before, after = tokens.filter(side="source"), tokens.filter(side="target")
+        row = cut_changes(items, [tokenizer]).row(0, named=True)
+        assert row["tokens"] == pytest.approx(np.log(after.height / before.height))
+        for status in ("moved", "touched"):
+            assert row[status] == pytest.approx((before["status"] == status).mean()), (name, status)
+        broken = [side["kind"].is_in(["fallback", "partial character"]).sum() for side in (before, after)]
+        assert row["fallback"] == pytest.approx((broken[1] - broken[0]) / 4), name
 
 
 def test_suspected_tokens_are_counted_on_both_sides():
@@ -828,6 +1158,10 @@ def test_generated_perturbations_find_their_released_task():
     frame = task_accuracies(said(items, np.ones(items.height)), items, norm="char")
     assert frame["task"].to_list() == ["toksuite_farsi_canonical", "toksuite_farsi_arabic_keyboard_for_farsi"]
     assert frame["category"].to_list() == ["canonical", "Input NEN"]
+    other = items.with_columns(lang=pl.when(perturbation="arabic_keyboard").then(pl.lit("en")).otherwise("lang"))
+    assert task_accuracies(said(other, np.ones(other.height)), other, norm="char").equals(frame), (
+        "an item belongs to the set of its canonical item"
+    )
     with pytest.raises(ValueError, match="needs verdicts under norm='char' on items of released subsets"):
         other = cell_items(5)
         task_accuracies(said(other, np.ones(other.height)), other, norm="char")
@@ -846,6 +1180,53 @@ def test_ranks_are_honest_about_what_is_not_settled():
     )
     with pytest.raises(ValueError, match="items must be 'published' or 'other', got 'mine'"):
         beside_published(mine, items="mine")
+
+
+def of_tasks(*rows):
+    "Accuracies of a model `mine`: set, task, number of items, accuracy."
+    category = dict(published_accuracies().select("task", "category").unique().iter_rows())
+    names = [f"toksuite_{lang}_{task}" for lang, task, _, _ in rows]
+    return pl.DataFrame(
+        {"model": "mine", "lang": [r[0] for r in rows], "task": names, "category": [category[n] for n in names], "n": [r[2] for r in rows],
+         "acc_norm": [float(r[3]) for r in rows]}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("definition", ["paper", "development", "released"])
+def test_with_very_many_items_the_interval_beside_the_published_models_is_the_point(definition):
+    many = 10**7
+    mine = of_tasks(
+        ("english", "canonical", many, 0.9), ("english", "ocr_errors", 3 * many, 0.6), ("english", "character_deletion", many, 0.9),
+        ("math", "canonical", 4 * many, 0.5), ("math", "space_removal", 2 * many, 0.4), ("math", "latex", 5 * many, 0.2),
+        ("english", "inflections", many, 0.3),
+    )  # fmt: skip
+    row = beside_published(mine, items="other", definition=definition, draws=50).filter(model="mine").row(0, named=True)
+    english, math = 1 - (3 * 0.6 + 0.9) / 4 / 0.9, 1 - 0.4 / 0.5
+    noise = (english + math) / 2 if definition == "released" else (3 * (1 - 0.6 / 0.9) + 0 + 2 * math) / 6
+    drop = np.mean([noise, 1 - 0.2 / 0.5, 1 - 0.3 / 0.9])
+    assert [row["low"], row["drop"], row["high"]] == pytest.approx([drop] * 3, abs=2e-3)
+    assert row["rank_low"] <= row["rank"] <= row["rank_high"]
+    assert (row["columns"], row["tasks"], row["n"]) == (3, 5, 12 * many)
+    assert row["canonical"] == pytest.approx((0.9 + 4 * 0.5) / 5), "over items, not over sets"
+
+
+def test_few_items_are_drawn_from_the_posterior_under_jeffreys_prior_and_equal_drops_share_the_better_rank():
+    mine = of_tasks(("english", "canonical", 4, 0.75), ("english", "ocr_errors", 5, 0.4))
+    both = pl.concat([mine, mine.with_columns(model=pl.lit("twin"))])
+    found = beside_published(both, items="other", draws=200_000).filter("yours")
+    rng = np.random.default_rng(0)
+    drawn = 1 - rng.beta(2.5, 3.5, 10**6) / rng.beta(3.5, 1.5, 10**6)
+    ends = np.quantile(drawn, [0.025, 0.975])
+    for row in found.iter_rows(named=True):
+        assert row["low"] == pytest.approx(ends[0], abs=0.02 * np.ptp(ends))
+        assert row["high"] == pytest.approx(ends[1], abs=0.02)
+        others = task_drops(published_accuracies()).filter(task="toksuite_english_ocr_errors")["relative_drop"]
+        assert row["rank"] == 1 + (others < row["drop"]).sum()
+    assert found["rank"].n_unique() == 1
+    # a rank of a draw is one more than the number of models with a smaller drop in it: over all models each stands once
+    every = beside_published(both, items="other", draws=1)
+    assert sorted(every["rank_low"]) == list(range(1, 17)) and every["rank_low"].equals(every["rank_high"])
+    assert every.sort("low")["rank_low"].is_sorted()
 
 
 def test_the_table_in_points_agrees_with_beside():

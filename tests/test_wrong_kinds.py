@@ -23,7 +23,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     from toksuite_nb.alignment import align, boundary_agreement, cut_shifts
     from toksuite_nb.cells import suite_cells
     from toksuite_nb.charts import beside_chart, comparison_chart, tokenizer_colours
-    from toksuite_nb.core import item_schema, verdict_schema
+    from toksuite_nb.core import item_schema, score_schema, verdict_schema
     from toksuite_nb.coslow import chat_prompts, confidence, cos_low, select_low_confidence
     from toksuite_nb.efficiency import (
         CeilingCurve,
@@ -54,22 +54,24 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     )
     from toksuite_nb.finetune import FinetuneConfig, Task, finetune, measure_curve, pool_order
     from toksuite_nb.gradients import Gram, examples_from_text, gradient_gram
-    from toksuite_nb.harness import read_results, read_samples
+    from toksuite_nb.harness import compare_runs, read_results, read_samples
     from toksuite_nb.intrinsic import compare, fertility, gini, lorenz, parity
     from toksuite_nb.items import load_benchmark
     from toksuite_nb.labeling import LabelingDesk, label_forecast, replay
-    from toksuite_nb.lm import load_lm
+    from toksuite_nb.lm import length_buckets, load_lm
     from toksuite_nb.noise import choose_edits, compile_rewritings, read_xkb, scan_confusions
     from toksuite_nb.notation import date_forms, fraction_words, spoken_number, to_latex
     from toksuite_nb.perturb import nested_sample, perturb, perturb_items, sample_places, side_by_side
     from toksuite_nb.register import phrase_table
     from toksuite_nb.robustness import (
+        attribution,
         beside_published,
         column_drops,
         compare_models,
         drops,
         holm,
         minimum_detectable_drop,
+        partial_pooling,
         published_accuracies,
         robustness_table,
         task_drops,
@@ -116,6 +118,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
     other = Bytes()
     other.pieces = other.pieces * 2
     unscored, no_items = verdict_schema.empty(), item_schema.empty()
+    changes = pl.DataFrame({"tokenizer": ["t"], "item_id": ["a"], "tokens": [0.0]})
     pairs = [([1], [2]), ([1, 3], [2])]
     chat = SimpleNamespace(chat_template="x", apply_chat_template=lambda messages, **_: messages[-1]["content"])
     curve, whole, rows = (
@@ -376,6 +379,49 @@ def calls() -> dict[str, tuple[Callable[[], Any], str]]:
         "a number as a model": (lambda: load_lm(5), "load_lm: needs a folder or a name on the hub, got int."),
         "a number as scores": (lambda: predictions(5), "predictions: needs a polars DataFrame, got int."),
         "no scores": (lambda: rule_changes(None), "rule_changes: needs a polars DataFrame, got NoneType."),
+        "no draws to compare by": (
+            lambda: compare_models(unscored, no_items, seed=0, draws=0),
+            "compare_models: draws must be >= 1, got 0",
+        ),
+        "no draws of ranks": (
+            lambda: beside_published(published_accuracies(), items="other", draws=0),
+            "beside_published: draws must be >= 1, got 0",
+        ),
+        "fewer draws than none": (
+            lambda: robustness_table(published_accuracies(), "paper", draws=-1),
+            "robustness_table: draws must be >= 0, got -1",
+        ),
+        "half a draw of columns": (
+            lambda: column_drops(published_accuracies(), {"a": ["toksuite_math_latex"]}, draws=0.5),
+            "column_drops: draws must be >= 0, got 0.5",
+        ),
+        "a prior without width": (
+            lambda: partial_pooling([0.1, 0.2], np.eye(2), scale=0),
+            "partial_pooling: needs finite estimates, a covariance of as many rows and columns and scale > 0, got shapes (2,) and (2, 2), scale=0",
+        ),
+        "no estimates to pool": (lambda: partial_pooling([], np.zeros((0, 0))), "partial_pooling: needs finite"),
+        "a gap among estimates": (lambda: partial_pooling([NAN], [[1.0]]), "partial_pooling: needs finite"),
+        "one feature as a text": (
+            lambda: attribution(unscored, no_items, changes, features="tokens"),
+            "attribution: by, within and features must be lists that name a column once, at least one feature",
+        ),
+        "no feature": (lambda: attribution(unscored, no_items, changes, features=()), "at least one feature"),
+        "changes of no item": (
+            lambda: attribution(unscored, no_items, changes.drop("item_id")),
+            "attribution: frame does not match the 'changes of the cut' schema: 'item_id' is missing",
+        ),
+        "budgets of numpy, which are no wrong kind": (
+            lambda: length_buckets([], batch_tokens=np.int64(64), batch_targets=np.int32(2), batch_size=np.int64(1)),
+            "no error: []",
+        ),
+        "no scores to predict from": (
+            lambda: predictions(score_schema.empty()),
+            "predictions: needs scores and a tolerance >= 0, got 0 rows",
+        ),
+        "one column to part by": (
+            lambda: compare_runs(score_schema.empty(), score_schema.empty(), no_items, by="lang"),
+            "compare_runs: by must be a list of columns of items, got lang",
+        ),
         "a number as a table": (lambda: robustness_table(5, "paper"), "robustness_table: needs a polars DataFrame"),
         "a file as accuracies": (lambda: task_drops("a.csv"), "task_drops: needs a polars DataFrame, got str."),
         "no accuracies": (

@@ -419,6 +419,13 @@ def _cluster_sums(found: pl.DataFrame, questions: pl.DataFrame, by: str, measure
     keys = ["scale", "budget", "seed", "tokenizer"]
     varied = pl.col("perturbation") != "canonical"
     told = told.filter(varied if measure == "relative_drop" else ~varied)
+    twice = found.select(*keys, "item_id").is_duplicated().any() or questions["item_id"].is_duplicated().any()
+    if twice or found["correct"].null_count():
+        what = "some that stand twice" if twice else f"{found['correct'].null_count()} verdicts without a credit"
+        raise ValueError(
+            f"{where}: every model must have one verdict on a question, and every question one row, got {what}. "
+            "Drop doubled rows, e.g. of a study that was concatenated with itself, and questions without a verdict."
+        )
     before = found.select(*keys, canonical_id="item_id", canonical="correct")
     joined = found.join(told, on="item_id").join(before, on=[*keys, "canonical_id"])
     answered = joined.group_by(*keys).agg(pl.len(), pl.col("item_id").sort().hash().sum().alias("which"))

@@ -30,7 +30,7 @@ from .store import atomic_write
 result_schema = FrameSchema(
     "harness results",
     (
-        Column("file", pl.String, "file it was read from"),
+        Column("file", pl.String, "file it was read from, as it lies below the folder that was read"),
         Column("model", pl.String, "last part of the model's name"),
         Column("tokenizer", pl.String, "last part of the tokenizer's name; the model's, where none was given"),
         Column("task", pl.String, "name of the task or group"),
@@ -61,9 +61,9 @@ def read_results(
     frames, problems = [], []
     for file in files:
         try:
-            frames.append(pl.DataFrame(_result_rows(file), schema=schema, orient="row"))
+            frames.append(pl.DataFrame(_result_rows(file, _below(file, source)), schema=schema, orient="row"))
         except _unreadable as problem:
-            problems.append(f"{file.name}: {_said(problem)}")
+            problems.append(f"{_below(file, source)}: {_said(problem)}")
     if problems:
         raise ValueError(
             f"read_results: each file must hold the results of an lm-eval run, got {len(problems)} of {len(files)} that do not: "
@@ -108,6 +108,12 @@ def _files(source: str | Path, pattern: str, where: str) -> list[Path]:
     return files
 
 
+def _below(file: Path, source: str | Path) -> str:
+    "Files of one name may lie in several folders."
+    folder = Path(source).expanduser()
+    return file.name if file == folder else file.relative_to(folder).as_posix()
+
+
 def _one_each(found: pl.DataFrame, duplicates: str, where: str) -> pl.DataFrame:
     "One file per model, tokenizer and task. The time in a file's name sorts as it passes."
     if duplicates not in ("refuse", "newest", "oldest"):
@@ -124,12 +130,14 @@ def _one_each(found: pl.DataFrame, duplicates: str, where: str) -> pl.DataFrame:
             "Pass duplicates='newest' (or 'oldest'), or remove the files you do not mean."
         )
     ordered = found.sort(
-        pl.col("file").str.extract(r"(\d{4}-\d\d-\d\dT[\d.-]+)"), descending=duplicates == "newest", nulls_last=True
+        pl.col("file").str.extract(r"(\d{4}-\d\d-\d\dT[\d.-]+)[^/\\]*$"),
+        descending=duplicates == "newest",
+        nulls_last=True,
     )
     return ordered.unique(keys, keep="first", maintain_order=True)
 
 
-def _result_rows(file: Path) -> list[tuple[Any, ...]]:
+def _result_rows(file: Path, named: str) -> list[tuple[Any, ...]]:
     run = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(run, dict) or not isinstance(run.get("results"), dict):
         raise ValueError("has no 'results'")
@@ -146,7 +154,7 @@ def _result_rows(file: Path) -> list[tuple[Any, ...]]:
                     continue
                 stderr = _number(figures.get(f"{metric}_stderr,{filtered}"))
                 extra = (about["n"], about["tasks"] if kind == "group" else None, about["n_shot"], about["version"])
-                names = (file.name, model, tokenizer, task, kind, about["canonical_task"], metric, filtered)
+                names = (named, model, tokenizer, task, kind, about["canonical_task"], metric, filtered)
                 rows.append((*names, _number(value), stderr, *extra, run.get("lm_eval_version")))
     return rows
 
@@ -207,25 +215,24 @@ def _number(value: Any) -> float | None:
 # %% ../nbs/34_harness.ipynb #118ed13a
 def group_totals(
     results: pl.DataFrame,  # `result_schema`
-) -> (
-    pl.DataFrame
-):  # `file`, `group`, `metric`, `n`, `stored`, `recomputed` (null where a task is missing), `agrees` (to 1e-9)
+) -> pl.DataFrame:  # `file`, `group`, `metric`, `filter`, `n`, `stored`, `recomputed` (null where a task or its number of items is missing), `agrees` (to 1e-9)
     "Totals of the groups as stored and as they follow from their tasks."
     check_frame(results, result_schema, "group_totals")
-    tasks = results.filter(kind="task").select("file", "metric", "filter", part="task", score="value", size="n")
-    totals = results.filter(kind="group").select("file", "metric", "filter", group="task", stored="value", part="tasks")
-    joined = totals.explode("part").join(
-        tasks, on=["file", "metric", "filter", "part"], how="left", maintain_order="left"
-    )
+    # frames of several folders may be concatenated, with files of one name
+    run = ["file", "model", "tokenizer", "metric", "filter"]
+    tasks = results.filter(kind="task").select(*run, part="task", score="value", size="n")
+    totals = results.filter(kind="group").select(*run, group="task", stored="value", part="tasks")
+    joined = totals.explode("part").join(tasks, on=[*run, "part"], how="left", nulls_equal=True, maintain_order="left")
     weighted = (pl.col("score") * pl.col("size")).sum() / pl.col("size").sum()
     return (
-        joined.group_by("file", "group", "metric", maintain_order=True)
+        joined.group_by(*run, "group", maintain_order=True)
         .agg(
-            pl.col("size").sum().alias("n"),
+            pl.when(pl.col("size").is_not_null().all()).then(pl.col("size").sum()).alias("n"),
             pl.col("stored").first(),
-            pl.when(pl.col("score").is_not_null().all()).then(weighted).alias("recomputed"),
+            pl.when(pl.all_horizontal(pl.col("score", "size").is_not_null()).all()).then(weighted).alias("recomputed"),
         )
         .with_columns(((pl.col("stored") - pl.col("recomputed")).abs() < 1e-9).alias("agrees"))
+        .select("file", "group", "metric", "filter", "n", "stored", "recomputed", "agrees")
     )
 
 # %% ../nbs/34_harness.ipynb #49b7b931
@@ -672,12 +679,31 @@ def compare_runs(
     for frame in (ours, theirs):
         check_frame(frame, score_schema, "compare_runs")
     check_frame(items, item_schema, "compare_runs")
+    if isinstance(by, str) or (unknown := [column for column in by if column not in items.columns]):
+        raise ValueError(
+            f"compare_runs: by must be a list of columns of items, got {by if isinstance(by, str) else unknown}. Pass e.g. by=('lang',)."
+        )
     keys = [set(frame.select("item_id", "choice").rows()) for frame in (ours, theirs)]
     if keys[0] != keys[1] or len(keys[0]) < max(ours.height, theirs.height):
         odd = sorted({item for item, _ in keys[0] ^ keys[1]})[:5]
         raise ValueError(
             f"compare_runs: both runs must hold the same options once each, got {ours.height} and {theirs.height} rows"
             f"{f', different for {odd}' if odd else ''}. Filter both to the items they share, one rule at a time."
+        )
+    lacking = [frame.filter(pl.col("loglikelihood").is_null())["item_id"] for frame in (ours, theirs)]
+    once = items.filter(pl.col("item_id").is_unique())["item_id"]
+    problems = [
+        f"{what} {sorted(ids)[:5]}"
+        for what, ids in (
+            ("no log-likelihood for", set(pl.concat(lacking))),
+            ("no item, or several, for", {item for item, _ in keys[0]} - set(once)),
+        )
+        if ids
+    ]
+    if problems:
+        raise ValueError(
+            f"compare_runs: every option needs a log-likelihood under both and every item must be in items once, got {'; '.join(problems)}. "
+            "Leave these items out of both runs, or pass the items that were scored."
         )
     apart = (
         ours.join(theirs.select("item_id", "choice", other="loglikelihood"), on=["item_id", "choice"])

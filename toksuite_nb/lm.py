@@ -30,6 +30,8 @@ class TokenPath:
     start: int  # Index of the first scored token; 1 <= start < len(ids)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ids, tuple):  # equal texts are found by it
+            object.__setattr__(self, "ids", tuple(self.ids))
         if not 1 <= self.start < len(self.ids):
             raise ValueError(
                 f"TokenPath: needs 1 <= start < len(ids), got start={self.start} for {len(self.ids)} ids. "
@@ -118,7 +120,7 @@ def length_buckets(
 ) -> list[list[int]]:  # Indices of `trees`, each once
     "The cheapest batches of trees of similar length, the longest first."
     budgets = (batch_tokens, batch_targets, 1 if batch_size is None else batch_size)
-    if any(not isinstance(budget, int) or budget < 1 for budget in budgets):
+    if any(not isinstance(budget, (int, np.integer)) or budget < 1 for budget in budgets):
         raise ValueError(
             f"length_buckets: budgets must be whole numbers >= 1, got batch_tokens={batch_tokens}, batch_targets={batch_targets}, "
             f"batch_size={batch_size}. Pass e.g. batch_tokens=4096."
@@ -583,7 +585,7 @@ def _bos(tokenizer: Encodes, bos: int | bool | None) -> int | None:
     if bos is False:
         return None
     own = tokenizer.specials.get("bos")
-    if not (bos is None or isinstance(bos, int)):
+    if not (bos is None or isinstance(bos, (int, np.integer))):
         raise TypeError(
             f"LM: bos must be a token id, True, False or None, got {bos!r}. Look the id up, e.g. in tokenizer.specials."
         )
@@ -592,7 +594,7 @@ def _bos(tokenizer: Encodes, bos: int | bool | None) -> int | None:
             f"LM: bos=True needs a tokenizer with a BOS token, got {tokenizer.name!r} with {sorted(tokenizer.specials)}. "
             "Pass the token id the model was trained with, or bos=False."
         )
-    return own if bos is None or bos is True else bos
+    return own if bos is None or bos is True else int(bos)
 
 
 def _check_paths(lm: LM, groups: Sequence[Sequence[TokenPath]]) -> None:

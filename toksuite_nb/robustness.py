@@ -516,8 +516,7 @@ def drops(
         raise ValueError(
             f"drops: interval must be one of {list(interval_methods)}, got {interval!r}. Leave it out for 'adjusted'."
         )
-    if draws < 1:
-        raise ValueError(f"drops: draws must be >= 1, got {draws}. Leave it out for 2000.")
+    _check_draws(draws, 1, "drops")
     pairs = _pairs(verdicts, items, "drops")
     everything = pairs.with_columns(pl.lit("all").alias("lang"))
     parts = ([pairs] if "lang" in by else []) + ([everything] if pooled or "lang" not in by else [])
@@ -535,6 +534,11 @@ def drops(
     )  # fmt: skip
     extra = [key for key in keys if key not in {c.name for c in drop_statistics_schema.columns}]
     return cells.select(*(c.name for c in drop_statistics_schema.columns), *extra)
+
+
+def _check_draws(draws: int, least: int, where: str) -> None:
+    if not isinstance(draws, (int, np.integer)) or draws < least:
+        raise ValueError(f"{where}: draws must be >= {least}, got {draws!r}. Leave it out for the usual number.")
 
 
 def _check_by(by: Sequence[str], items: pl.DataFrame) -> None:
@@ -599,7 +603,7 @@ def _pairs(verdicts: pl.DataFrame, items: pl.DataFrame, where: str) -> pl.DataFr
 
 def _set_sums(pairs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     "Sums of every canonical set within every cell."
-    return pairs.group_by(*keys, "set_id", maintain_order=True).agg(
+    return pairs.group_by(list(dict.fromkeys([*keys, "set_id"])), maintain_order=True).agg(
         pl.len().cast(pl.Float64).alias("size"),
         pl.col("change").sum().alias("loss"),
         pl.col("before").sum(),
@@ -894,6 +898,7 @@ def compare_models(
     check_frame(verdicts, verdict_schema, "compare_models")
     check_frame(items, item_schema, "compare_models")
     check_seed(seed, "compare_models")
+    _check_draws(draws, 1, "compare_models")
     pairs = _pairs(verdicts, items, "compare_models")
     pairs = pairs.with_columns(pl.lit("all").alias("lang")) if pooled else pairs
     if pairs.select("model", "tokenizer").n_unique() < 2:
@@ -997,6 +1002,12 @@ def partial_pooling(
 ) -> Pooled:  # Family mean and cells
     "Family mean and shrunken cells under a normal model, integrated over the spread between cells."
     y, v = np.asarray(estimates, dtype=float), np.asarray(covariance, dtype=float)
+    finite = np.isfinite(y).all() and np.isfinite(v).all() and 0 < scale < np.inf
+    if y.ndim != 1 or not len(y) or v.shape != 2 * y.shape or not finite:
+        raise ValueError(
+            f"partial_pooling: needs finite estimates, a covariance of as many rows and columns and scale > 0, got shapes {y.shape} and {v.shape}, "
+            f"scale={scale}. Leave out cells without an estimate."
+        )
     z95 = normal.ppf(0.975)
     if len(y) == 1:
         half = z95 * np.sqrt(v[0, 0])
@@ -1261,10 +1272,20 @@ def attribution(
     "Loss of margin explained by the changes of the cut: slopes alone and joint, with intervals clustered by set."
     check_frame(verdicts, verdict_schema, "attribution")
     check_frame(items, item_schema, "attribution")
+    check_frame(changes, _changes_schema, "attribution")
+    given = {"by": by, "within": within, "features": features}
+    odd = {name: names for name, names in given.items() if isinstance(names, str) or len(set(names)) < len(names)}
+    used = changes.filter(pl.col("tokenizer").is_in(verdicts["tokenizer"].unique().implode()))
+    if odd or not features or used.select("tokenizer", "item_id").is_duplicated().any():
+        raise ValueError(
+            f"attribution: by, within and features must be lists that name a column once, at least one feature, and changes one row per tokenizer and item, "
+            f"got {odd or given}, {changes.height} rows. Pass e.g. features=('tokens',) and what one call of cut_changes gave."
+        )
     pairs = _pairs(verdicts, items, "attribution").join(
         changes, on=["tokenizer", "item_id"], how="inner", maintain_order="left"
     )
-    pairs = pairs.drop_nulls(features).filter(pl.col("margin_change").is_not_nan())
+    pairs = pairs.drop_nulls([name for name in features if name in pairs.columns])
+    pairs = pairs.filter(pl.col("margin_change").is_not_nan())
     unknown = [name for name in (*by, *within, *features) if name not in pairs.columns]
     if unknown or pairs["set_id"].n_unique() < 3:
         raise ValueError(
@@ -1285,6 +1306,15 @@ def attribution(
     return pl.DataFrame(rows, infer_schema_length=None).select(
         *by, *(pl.col(c.name).cast(c.dtype) for c in attribution_schema.columns)
     )
+
+
+_changes_schema = FrameSchema(
+    "changes of the cut",
+    (
+        Column("tokenizer", pl.String, "name of the tokenizer"),
+        Column("item_id", pl.String, "id of a perturbed item"),
+    ),
+)
 
 
 def _explained(x: np.ndarray, y: np.ndarray, sets: np.ndarray) -> list[dict[str, float | None]]:
@@ -1459,6 +1489,7 @@ def robustness_table(
         )
     check_frame(accuracies, None, "robustness_table")
     check_seed(seed, "robustness_table")
+    _check_draws(draws, 0, "robustness_table")
     tasks = task_drops(accuracies, metric=metric).with_columns(pl.col(metric).alias("accuracy"))
     if definition == "paper":
         extra = pl.col("task").replace_strict(_paper_adds, default=None, return_dtype=pl.String)
@@ -1591,6 +1622,7 @@ def column_drops(
         )
     check_frame(accuracies, None, "column_drops")
     check_seed(seed, "column_drops")
+    _check_draws(draws, 0, "column_drops")
     named = {task for tasks in columns.values() for task in tasks}
     if not columns or (absent := sorted(named - set(accuracies["task"]))):
         raise ValueError(
@@ -1705,6 +1737,7 @@ def beside_published(
     "Your models among the fourteen published ones, with intervals of the mean drop and of the rank."
     check_frame(accuracies, None, "beside_published")
     check_seed(seed, "beside_published")
+    _check_draws(draws, 1, "beside_published")
     both, tasks = _beside(accuracies, items, definition)
     point = _wide_drops(tasks, tasks["category"].unique(maintain_order=True).to_list(), definition, seed, 0).select(
         "model", drop="Avg"

@@ -102,9 +102,13 @@ def _used(module: str, name: str) -> tuple[list[str], list[str]]:
                 reached[id(node)] = node
                 below |= _modules_below(ast.unparse(node), package)
                 waiting += [used.id for used in ast.walk(node) if isinstance(used, ast.Name)]
-    return sorted(str(ast.get_source_segment(source, node)) for node in reached.values()), sorted(
-        below - {module, __name__}
-    )
+    return sorted(_segment(source, node) for node in reached.values()), sorted(below - {module, __name__})
+
+
+def _segment(source: str, node: ast.stmt) -> str:
+    "Source of a statement, with the decorators above it."
+    parts = [*getattr(node, "decorator_list", []), node]
+    return "\n".join(str(ast.get_source_segment(source, part)) for part in parts)
 
 
 def _bound(node: ast.stmt) -> list[str]:
@@ -160,6 +164,8 @@ class Cell:
             raise TypeError(
                 f"Cell: the function must be declared a cell function, got {name}. Put @cell_function above its definition."
             )
+        advice = "Give each argument its name, e.g. {'n': 3}."
+        check_kind(self.inputs, Mapping, "Cell", "inputs must be a mapping of argument names to values", advice)
 
     @property
     def name(self) -> str:
@@ -210,8 +216,8 @@ def encode_value(
         return {key: encode_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode_value(item) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) and not isinstance(plain := value.item(), np.generic):
+        return encode_value(plain)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
@@ -449,6 +455,16 @@ class InProcess:
     "Cells one after another in this process."
 
 
+def _check_workers(executor: Any) -> None:
+    least = {"workers": 1, "threads": 1, "retries": 0}
+    odd = {name: value for name, n in least.items() if type(value := getattr(executor, name)) is not int or value < n}
+    if odd:
+        raise ValueError(
+            f"{type(executor).__name__}: workers and threads must be whole numbers >= 1 and retries >= 0, got {odd}. "
+            "Without a worker nothing would be computed; use InProcess() for this process."
+        )
+
+
 @dataclass(frozen=True)
 class Processes:
     "Cells in worker processes of this machine."
@@ -457,6 +473,9 @@ class Processes:
     threads: int = 1  # Threads of numerical libraries per process, >= 1
     devices: tuple[str, ...] = ()  # `CUDA_VISIBLE_DEVICES` of worker 0, 1 ...; empty: as in this process
     retries: int = 1  # How often a cell is tried again after its worker died, >= 0
+
+    def __post_init__(self) -> None:
+        _check_workers(self)
 
 
 @dataclass(frozen=True)
@@ -469,6 +488,9 @@ class RayCluster:
     gpus: float = 0.0  # GPUs per actor, also fractions
     address: str | None = None  # Of a running cluster; None: the one this process is connected to, or a local one
     retries: int = 1  # How often a cell is tried again after its actor died, >= 0
+
+    def __post_init__(self) -> None:
+        _check_workers(self)
 
 
 Executor = InProcess | Processes | RayCluster

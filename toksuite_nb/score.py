@@ -511,6 +511,11 @@ def predictions(
 ):  # `model`, `tokenizer`, `rule`, `item_id`, `norm`, `prediction` (lowest of the tied), `tied`, `disputed`
     "Answer to every item under each rule and norm; null where the item was not scored."
     check_frame(scores, score_schema, "predictions")
+    if not 0 <= tolerance < np.inf or scores.is_empty():
+        raise ValueError(
+            f"predictions: needs scores and a tolerance >= 0, got {scores.height} rows and tolerance={tolerance}. "
+            "Pass what score gave; leave tolerance out for 1e-9."
+        )
     keys, value = ["model", "tokenizer", "item_id", "norm"], pl.col("value")
     parts = []
     for (rule,), part in scores.group_by("rule", maintain_order=True):
