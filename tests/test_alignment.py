@@ -181,6 +181,31 @@ def test_fertility_needs_a_language_and_follows_the_token_ratio():
     assert table["fertility_source"].to_list() == [5.0, None]
 
 
+def test_texts_and_languages_may_be_numbered():
+    edited = {1: EditedText("cat"), "2": EditedText("a cat", (Edit(0, 1, "a", "the"),))}
+    found = cut_shifts(edited, "bytes", lang={1: "en", "2": "en"})
+    assert found.select("text_id", "fertility_source", "fertility_target").rows() == [("1", 3.0, 3.0), ("2", 2.5, 3.5)]
+    assert cut_shift_tokens(edited, "bytes")["text_id"].unique(maintain_order=True).to_list() == ["1", "2"]
+    with pytest.raises(ValueError, match=r"cut_shifts: text_id must be unique as written, got \[1, '1'\]"):
+        cut_shifts({1: EditedText("a"), "1": EditedText("b")}, "bytes")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda shift: shift.count("before"), KeyError, r"unknown side 'before'. Known are \['source', 'target'\]"),
+        (lambda shift: shift.count("source", "Kept"), KeyError, "unknown status 'Kept'"),
+        (lambda shift: shift.count("source", kind="partial"), KeyError, "unknown kind 'partial'"),
+        (lambda shift: shift.fertility("after"), KeyError, "unknown side 'after'"),
+        # characters are fewer than bytes, and boundaries behind the size would go uncounted
+        (lambda _: boundary_agreement([(0, 2), (2, 4)], [(0, 4)], len("éé")), ValueError, r"got \(2, 4\) for 2 bytes"),
+    ],
+)
+def test_a_question_that_has_no_answer_is_refused(call, error, said):
+    with pytest.raises(error, match=said):
+        call(cut_shift(EditedText("a cat"), "bytes", lang="en"))
+
+
 def test_long_texts_shift_quickly():
     source = "the brown fox jumps " * 2000
     edited = EditedText(source, tuple(Edit(k, k + 1, source[k], "z") for k in range(0, len(source), 40)))

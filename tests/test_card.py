@@ -575,6 +575,8 @@ def test_cards_are_compared_side_by_side():
     assert set(table["finding"]) == {"case", "round trip", "unreachable tokens"}
     with pytest.raises(ValueError, match="compare_cards: needs at least one tokenizer, got none"):
         compare_cards([])
+    with pytest.raises(ValueError, match="compare_cards: a name must not be that of the first column, got 'finding'"):
+        compare_cards({"finding": ZOO["normal"][0]()})
 
 
 def suspects(name):

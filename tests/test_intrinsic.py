@@ -543,6 +543,22 @@ def test_results_do_not_depend_on_the_hash_seed():
     assert outs[0] == outs[1] and len(outs[0]) > 1000
 
 
+# orders of entropies
+
+
+def test_entropies_fall_with_their_order_to_that_of_the_most_frequent_id():
+    counts, orders = np.array([50, 30, 15, 5]), [0, 0.5, 1 - 1e-9, 1, 1 + 1e-9, 2, 2.5, 50, 1e4, 1e9, math.inf]
+    found = [renyi_efficiency(counts, 8, alpha) for alpha in orders]
+    assert found[0] == pytest.approx(math.log(4) / math.log(8), abs=1e-12), "order 0 counts the ids"
+    assert found[-1] == pytest.approx(-math.log(0.5) / math.log(8), abs=1e-12), "infinite order sees the most frequent"
+    assert found[2:5] == pytest.approx([found[3]] * 3, abs=1e-9) and found[-2] == pytest.approx(found[-1], abs=1e-8)
+    assert found == sorted(found, reverse=True)
+    for alpha in (0.5, 2, 2.5, 50):
+        plain = math.log(sum((n / 100) ** alpha for n in counts)) / (1 - alpha) / math.log(8)
+        assert renyi_efficiency(counts, 8, alpha) == pytest.approx(plain, abs=1e-12)
+    assert renyi_efficiency(np.ones(7), 7, math.inf) == renyi_efficiency(np.ones(7), 7, 1e300) == 1
+
+
 # compare, and bad input
 
 
@@ -612,6 +628,19 @@ def test_words_are_told_apart_by_more_than_their_ends():
         (lambda: intrinsic(["a"], ["bytes"], lang="en", segmenter="spacy"), TypeError, "segmenter must be a function"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=[-1]), ValueError, "alphas and draws must be >= 0"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens={"byte": 1}), ValueError, "got \\['byte'\\]"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens={"bytes": -1}), ValueError, "numbers >= 0, got -1"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens=2), TypeError, "special_tokens must map names .* got int"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=2), TypeError, "alphas must be a list of numbers, got 2"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=[2, 2.0]), ValueError, "alphas must differ .* got \\[2, 2.0\\]"),
+        (lambda: intrinsic(["a b"], ["bytes"], lang="en", segmenter=lambda t, _: t), TypeError, "list of strings, got str for 'a b'"),
+        (lambda: intrinsic(["a b"], ["bytes"], lang="en", segmenter=lambda t, _: [1]), TypeError, "list of strings, got int in it"),
+        (lambda: intrinsic({"a", "b"}, ["bytes"], lang="en"), TypeError, "iterable of frames or of texts, got set"),
+        (lambda: fertility(pl.Series([1, None])), ValueError, "fertility: numbers must be finite and >= 0, got nan at position 1"),
+        (lambda: parity([1], [math.inf], aggregation="mean_of_ratios"), ValueError, "parity: numbers must be finite"),
+        (lambda: gini([3, -3]), ValueError, "gini: numbers must be finite and >= 0, got -3 at position 1"),
+        (lambda: lorenz({"en": 1, "tr": -1}), ValueError, "lorenz: numbers must be finite and >= 0, got -1"),
+        (lambda: renyi_efficiency([1, 1, 1], 2, 2), ValueError, "vocab_size must count every id, got 2 for 3 ids"),
+        (lambda: renyi_efficiency([1, 1], 2, -1), ValueError, "alpha must be a number >= 0, got -1"),
         (lambda: intrinsic(pl.DataFrame({"text": ["a"], "lang": ["en"], "words": ["a"]}), ["bytes"]), ValueError, "words must be a list"),
         (
             lambda: intrinsic(iter([pl.DataFrame({"text": ["a"], "lang": ["en"]}),

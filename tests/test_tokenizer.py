@@ -855,6 +855,14 @@ def test_texts_come_as_list_mapping_or_frame():
     assert tokenize(["x"], {}).height == 0
 
 
+def test_texts_without_an_order_and_ids_of_another_vocabulary_are_refused():
+    with pytest.raises(TypeError, match="tokenize: needs a list, a mapping or a frame of texts, got set"):
+        tokenize({"a", "b"}, "bytes")
+    for i in (-1, 259):
+        with pytest.raises(ValueError, match=rf"described: ids must lie in \[0, 259\), got {i} for 'bytes'"):
+            load_tokenizer("bytes").described([3, i])
+
+
 def test_many_texts_give_the_same_tokens_as_one_by_one():
     texts = [*CORPUS[:6], "x"]
     for name in ("bpe-nfkc-lower", "sp-unigram", "wordpiece-uncased", "tekken"):
