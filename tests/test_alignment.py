@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from toksuite_nb.alignment import align, boundary_agreement, cut_shift, cut_shift_tokens, cut_shifts
+from toksuite_nb.alignment import BoundaryAgreement, align, boundary_agreement, cut_shift, cut_shift_tokens, cut_shifts
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.supervocab import Key, super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
@@ -64,6 +64,16 @@ def test_aligning_a_segmentation_with_itself_gives_only_same():
     assert set(align(spans, spans)["relation"]) == {"same"}
     found = boundary_agreement(spans, spans, spans[-1][1])
     assert (found.precision, found.recall, found.jaccard) == (1.0, 1.0, 1.0)
+
+
+def test_relations_and_agreement_are_read_from_a_to_b():
+    a, b = [(0, 4), (4, 6), (6, 8), (8, 9)], [(0, 1), (1, 4), (4, 8), (8, 9)]
+    assert align(a, b)["relation"].to_list() == ["split", "merged", "same"]
+    found = boundary_agreement([(0, 4), (4, 9)], b, 9)
+    assert (found.n_a, found.n_b, found.shared) == (1, 3, 1)
+    assert (found.precision, found.recall, found.jaccard) == (1 / 3, 1.0, 1 / 3)
+    # a token of no byte amid what no token keeps is no boundary
+    assert boundary_agreement([(0, 1), (2, 2), (3, 4)], [(0, 1), (1, 4)], 4) == BoundaryAgreement(2, 1, 1)
 
 
 def test_tokens_without_a_partner_are_told():

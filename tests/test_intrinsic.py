@@ -25,7 +25,7 @@ from toksuite_nb.core import progress
 from toksuite_nb.intrinsic import compare, fertility, gini, intrinsic, lorenz, overlap, parity, pcw, renyi_efficiency
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.text import graphemes, languages, words
-from toksuite_nb.tokenizer import Tokenizer, load_tokenizer
+from toksuite_nb.tokenizer import BytesTokenizer, Tokenizer, load_tokenizer
 
 SENTENCES = {
     "en": ["The cat's well-known hat cost $1,234,567.89!", "It's 2024; she paid 1000 for 12345678 files.\nReally?"],
@@ -541,6 +541,64 @@ def test_results_do_not_depend_on_the_hash_seed():
         for seed in ("0", "1")
     ]
     assert outs[0] == outs[1] and len(outs[0]) > 1000
+
+
+# definitions, counted by hand
+
+
+def by_metric(frame, column, lang="en"):
+    return dict(frame.filter(lang=lang).select("metric", column).iter_rows())
+
+
+def test_each_metric_says_how_many_units_it_was_measured_on():
+    found = by_metric(intrinsic(["ab 12", "c\nd"], ["bytes"], lang="en", draws=0), "n")
+    words, tokens = ("fertility", "pcw", "fertility_in_context", "pcw_in_context"), 5 + 3
+    per_token = ("bytes_per_token", "chars_per_token", "unk_rate", "byte_fallback_rate", "utf8_complete")
+    wanted = dict.fromkeys(words, 4) | dict.fromkeys((*per_token, "compression_rate", "vocab_utilisation"), tokens)
+    wanted |= {"tokens_per_line": 3, "char_split_rate": 8, "roundtrip_exact": 2, "cer": 8, "digit_boundary_f1": 1}
+    wanted |= {"digit_split_variability": 1, "parity": 0} | {f"renyi_efficiency({a})": tokens for a in (1, 2, 2.5)}
+    assert found == wanted
+
+
+def test_an_id_takes_the_bits_that_the_published_formula_gives_it():
+    # one more value than there are ids is counted: 256 ids take nine bits, not eight
+    tokenizer = BytesTokenizer("full", offset=0, vocab_size=256, specials={})
+    assert by_metric(intrinsic(["eight by"], [tokenizer], lang="en", draws=0), "value")["compression_rate"] == 8 / 9
+
+
+def test_long_numbers_are_compared_with_those_of_their_length():
+    twos = Backend(models.BPE({"1": 0, "2": 1, " ": 2, "11": 3}, [("1", "1")]))
+    text = " ".join(["1" * 12, "2" * 12, "1" * 12, "2" * 51])
+    found = intrinsic([text], {"twos": twos}, lang="en", draws=0)
+    # of the three pairs of twelve digits two are unlike; more than 50 digits are left out
+    assert (by_metric(found, "value")["digit_split_variability"], by_metric(found, "n")["digit_split_variability"]) == (
+        2 / 3,
+        3,
+    )
+    # groups of three begin at 3, 6, 9: twos meet 6, and 2, 4, 8, 10 are extra; single digits meet all, and 8 are extra
+    found = intrinsic([" ".join(["1" * 12, "2" * 12])], {"twos": twos}, lang="en", draws=0)
+    assert by_metric(found, "value")["digit_boundary_f1"] == 2 * 4 / (2 * 4 + 12 + 2)
+
+
+def test_the_spread_over_languages_is_that_of_mean_tokens():
+    rows = [("en", "ab"), ("en", "ab"), ("en", "a" * 26), ("tr", "abcd"), ("tr", "abcd"), ("tr", "abcd")]
+    frame = pl.DataFrame(rows, schema=["lang", "text"], orient="row").with_columns(
+        set_id=pl.Series(["1", "2", "3"] * 2)
+    )
+    found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value", "all")
+    assert (found["gini"], found["cv"]) == pytest.approx(((10 - 4) / (2 * 14), 3 / 7), abs=1e-12)
+
+
+def test_given_words_stand_one_behind_the_other():
+    frame = pl.DataFrame({"text": ["aa a"], "lang": ["en"], "words": [["aa", "a"]]})
+    found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value")
+    assert (found["fertility_in_context"], found["pcw_in_context"]) == (3 / 2, 1 / 2)
+
+
+def test_an_interval_needs_ten_texts():
+    for n, without in ((9, True), (10, False)):
+        lines = ["a b" * k for k in range(1, n + 1)]
+        assert (by_metric(intrinsic(lines, ["bytes"], lang="en", draws=20), "low")["fertility"] is None) == without
 
 
 # orders of entropies
