@@ -17,7 +17,7 @@ from toksuite_nb.alignment import BoundaryAgreement, align, boundary_agreement, 
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.supervocab import Key, super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
-from toksuite_nb.tokenizer import TokenMonsterTokenizer, load_tokenizer
+from toksuite_nb.tokenizer import HuggingFaceTokenizer, TokenMonsterTokenizer, load_tokenizer
 
 TEXTS = st.lists(
     st.sampled_from(["a", "b", " ", "é", "e\u0301", "中", "👩‍🔬", "می", "İ", "x", "the ", "\n"]),
@@ -277,6 +277,11 @@ def test_ids_with_the_same_bytes_share_a_row_and_are_counted():
     assert counts["merged"].item() > 0
     assert counts["ids"].item() - counts["rows"].item() == counts["merged"].item()
     assert counts["shared"].item() == 0
+
+
+def test_an_id_of_two_roles_has_the_first_of_them():
+    tokenizer = HuggingFaceTokenizer(byte_level(["</s>", "a"]), "both", {"eos": 0, "bos": 0, "pad": 0})
+    assert token_keys(tokenizer) == [Key("role", b"bos"), Key("piece", b"a")]
 
 
 def test_overlap_is_that_of_sets():

@@ -833,6 +833,15 @@ def test_special_tokens_are_counted_on_request_and_stand_for_no_byte():
     assert empty.select("id", "start", "end", "special").rows() == [(1, 0, 0, True)]
 
 
+def test_bytes_end_with_the_token_that_byt5_puts_behind_a_text():
+    transformers = pytest.importorskip("transformers")
+    own = load_tokenizer("bytes")
+    assert own.wrapping == ([], [1])
+    frame = tokenize(["né"], own, add_special=True)
+    assert frame["id"].to_list() == transformers.ByT5Tokenizer().encode("né") == [113, 198, 172, 1]
+    assert frame.select("start", "end", "special").rows()[-2:] == [(2, 3, False), (3, 3, True)]
+
+
 def test_a_sentencepiece_processor_that_adds_tokens_is_asked_not_to():
     model = libraries()["sp-unigram"].serialized_model_proto()
     adding = sentencepiece.SentencePieceProcessor(model_proto=model, add_bos=True, add_eos=True)

@@ -97,7 +97,7 @@ def test_wrong_values_are_named(options, part):
 
 
 def test_wrong_kinds_are_named():
-    for unused in ("ab", [1.5, 2], 7):
+    for unused in ("ab", [1.5, 2], 7, [True, False, True]):
         with pytest.raises(TypeError, match="unused must be token ids"):
             embedding_ranks(held(), unused=unused)
     for wrong in (None, "gpt2", held().model):
