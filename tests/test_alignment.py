@@ -290,6 +290,13 @@ def test_overlap_is_that_of_sets():
     assert (row["shared"], row["jaccard"], row["coverage"]) == (2, 2 / 5, 2 / 4)
 
 
+def test_published_overlaps_count_the_shared_start_and_ours_do_not():
+    pair = [HuggingFaceTokenizer(byte_level(["<s>", letter]), letter, {"bos": 0}) for letter in "xy"]
+    for keys, wanted in (("published", [1, 1 / 3, 1 / 2]), ("bytes", [0, 0, 0])):
+        row = super_vocabulary(pair, keys=keys).overlap().row(1, named=True)
+        assert [row[name] for name in ("a", "b", "shared", "jaccard", "coverage")] == ["x", "y", *wanted]
+
+
 def coverage(union, a, b):
     return union.overlap().row(by_predicate=(pl.col("a") == a) & (pl.col("b") == b), named=True)["coverage"]
 

@@ -9,6 +9,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Backend
 
 from toksuite_nb.card import (
+    _in_utf8,
     card_schema,
     card_statuses,
     compare_cards,
@@ -633,6 +634,24 @@ def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
 
     found = set(suspected_tokens(Pairs()).filter(reason="never in UTF-8")["bytes"])
     assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_bytes_in_the_middle_of_a_text_may_be_any_of_its_bytes(length):
+    text = "aé中\U00010000\U000fffff\U0010ffff߿\ud7ff\uffff".encode()
+    assert all(_in_utf8(text[k : k + length]) for k in range(len(text) - length + 1))
+    # four that only continue, surrogates, overlong forms, what lies beyond U+10FFFF, a character begun and not ended
+    never = [
+        b"\x80" * 4,
+        b"\xed\xa0\x80",
+        b"\xc0\x80",
+        b"\xe0\x9f\xbf",
+        b"\xf0\x8f\xbf",
+        b"\xf4\x90",
+        b"\xf5",
+        b"\xe4\xb8a",
+    ]
+    assert not any(_in_utf8(piece) for piece in never)
 
 
 def test_several_tokenizers_stand_in_one_frame():

@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 import types
+import unicodedata
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -927,6 +928,13 @@ def test_tokens_that_decode_to_no_stretch_share_the_rest_of_the_text():
         assert cut.spans()[:2] == [(0, 1), (1, 2)] and cut.exact[:2].all()
         assert set(cut.spans()[3:]) == {(2, len(text))} and not cut.exact[3:].any()
         tokenize([text], [tokenizer])
+
+
+def test_each_part_of_a_character_stands_for_all_of_it():
+    # three bytes for the fraction bar between 1 and 2; the second token has no byte at all
+    mapped = source_map("½a", lambda text: unicodedata.normalize("NFKC", text))
+    start, end = mapped.spans(np.array([0, 1, 1, 4]), np.array([1, 1, 4, 6]))
+    assert (mapped.target.decode(), start.tolist(), end.tolist()) == ("1⁄2a", [0, 0, 0, 0], [2, 2, 2, 3])
 
 
 def test_a_normaliser_that_looks_around_is_still_aligned():
