@@ -33,7 +33,7 @@ from toksuite_nb.perturb import perturb_items
 from toksuite_nb.robustness import cut_changes
 from toksuite_nb.supervocab import super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
-from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
+from toksuite_nb.tokenizer import HuggingFaceTokenizer, load_tokenizer, losses, source_map, tokenize
 
 MISTRAL = Path(mistral_common.__path__[0]) / "data"
 CORPUS = [
@@ -409,6 +409,26 @@ def test_special_tokens_are_never_added():
     assert tokenizer.specials == {"bos": 0, "eos": 1, "pad": 2, "unk": 3}
 
 
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [("[CLS] $A", ([0], [])), ("$A [SEP]", ([], [1])), ("[CLS] $A [SEP]", ([0], [1])), ("$A", ([], []))],
+)
+def test_what_a_library_puts_around_a_text_is_told_before_from_behind(template, wanted):
+    from tokenizers.processors import TemplateProcessing
+
+    backend = wordpiece(True)
+    backend.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", 0), ("[SEP]", 1)])
+    assert load_tokenizer(backend).wrapping == wanted
+
+
+def test_text_that_spells_a_special_token_is_text_to_tiktoken_however_long():
+    tokenizer, end = load_tokenizer(tiny_tiktoken(), "tiny"), "<|endoftext|>"
+    assert tokenizer.specials == {"eos": 259}
+    for text in (end, end + " the" * 2000):
+        ids = tokenizer.encode([text])[0]
+        assert 259 not in ids and tokenizer.decode(ids) == text
+
+
 def test_text_that_spells_a_special_token_is_named_as_lost():
     assert losses("a</s>b", tokenizer_named("bpe")).rows() == [(1, 5, b"</s>", "read as a special token")]
     assert (
@@ -424,6 +444,18 @@ def test_losses_of_an_uncased_wordpiece_are_exact():
     assert losses("the Capital", tokenizer).rows() == [(3, 4, b" ", "in no token")]
     assert losses("cafe\u0301", tokenizer)["reason"].to_list() == ["removed by the normaliser"]
     assert losses("ï", tokenizer).height == 0
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.BertNormalizer(lowercase=True, strip_accents=False)])
+def test_an_unknown_word_stands_for_itself_and_not_for_the_space_beside_it(normalizer):
+    backend = Backend(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    cut = load_tokenizer(backend, "short").cut("a é  ☃ a")
+    assert (cut.ids, cut.spans()) == ([1, 0, 0, 1], [(0, 1), (2, 4), (6, 9), (10, 11)])
+    assert [(a, b) for a, b, reason in cut.lost if reason == "unknown token"] == [(2, 4), (6, 9)]
+    assert [(a, b) for a, b, reason in cut.lost if reason == "in no token"] == [(1, 2), (4, 6), (9, 10)]
 
 
 def test_word_initial_pieces_are_flagged():
@@ -559,6 +591,33 @@ def test_the_hash_sees_every_part_of_the_tokenizer():
     hashes = [load_tokenizer(backend).content_hash for backend in [base, *variants]]
     assert len(set(hashes)) == len(hashes), "two different tokenizers have one hash"
     assert load_tokenizer(byte_bpe(), name="another name").content_hash == hashes[0]
+
+
+def test_tokenizers_that_differ_in_one_part_alone_have_different_hashes():
+    def made(**parts):
+        backend = Backend(models.BPE({"a": 0, "b": 1, "ab": 2, "<s>": 3}, [("a", "b")]))
+        for name, part in {"normalizer": None, "pre_tokenizer": None, "decoder": None, **parts}.items():
+            setattr(backend, name, part)
+        return backend
+
+    added = made()
+    added.add_tokens([AddedToken("ba", normalized=False)])
+    backends = [
+        made(),
+        made(normalizer=normalizers.NFC()),
+        made(pre_tokenizer=pre_tokenizers.Split("b", "isolated")),
+        made(decoder=decoders.Fuse()),
+        added,
+    ]
+    hashes = [load_tokenizer(backend).content_hash for backend in backends]
+    hashes.append(HuggingFaceTokenizer(made(), "with a role", {"bos": 3}).content_hash)
+    for ranks, pattern in ((RANKS, r"\S+|\s+"), (RANKS, r"\S|\s+"), ({**RANKS, b"an": 259}, r"\S+|\s+")):
+        hashes.append(
+            load_tokenizer(
+                tiktoken.Encoding("t", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            ).content_hash
+        )
+    assert len(set(hashes)) == len(hashes)
 
 
 # tiktoken files, TokenMonster, slow tokenizers
