@@ -636,6 +636,17 @@ def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
     assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
 
 
+def test_a_piece_is_reached_behind_another_and_a_space_in_front_is_no_rewriting():
+    inside = Backend(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    inside.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert suspected_tokens({"inside": inside}).is_empty(), "##b stands in ab"
+    # a normaliser that strips the text makes no other word of it; one that lower-cases does
+    spaced = Backend(models.BPE({"a": 0, "b": 1, " b": 2, "B": 3}, []))
+    spaced.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Lowercase()])
+    found = dict(suspected_tokens({"spaced": spaced}).select("id", "reason").iter_rows())
+    assert found == {2: "unreachable", 3: "rewritten"}
+
+
 @pytest.mark.parametrize("length", [1, 3, 4])
 def test_bytes_in_the_middle_of_a_text_may_be_any_of_its_bytes(length):
     text = "aé中\U00010000\U000fffff\U0010ffff߿\ud7ff\uffff".encode()
