@@ -595,6 +595,38 @@ def test_given_words_stand_one_behind_the_other():
     assert (found["fertility_in_context"], found["pcw_in_context"]) == (3 / 2, 1 / 2)
 
 
+def test_a_word_that_is_not_in_its_text_leaves_its_language_without_words_in_text(monkeypatch):
+    monkeypatch.setattr(module, "_page_bytes", 1)
+    monkeypatch.setattr(module, "_slice_rows", 1)
+    words = [["cat"], ["dog"], ["cat"]]
+    for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1]):
+        frame = pl.DataFrame({"text": ["a cat"] * 3, "lang": ["en"] * 3, "words": [words[k] for k in order]})
+        found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value")
+        assert (found["fertility_in_context"], found["pcw_in_context"], found["fertility"]) == (None, None, 3)
+
+
+def test_a_metric_that_one_language_lacks_has_no_mean_over_all():
+    frame = pl.DataFrame({"text": ["1234 cats", "kediler"], "lang": ["en", "tr"]})
+    rows = {row["lang"]: row for row in compare(["bytes"], frame, draws=0).summary.iter_rows(named=True)}
+    assert [rows[lang]["digit_boundary_f1"] for lang in ("en", "tr", "all")] == [0.5, None, None]
+    assert rows["all"]["fertility"] == (4 + 7) / 2, "the mean of languages, not of their words"
+
+
+def test_intervals_hold_their_values_and_units_say_what_is_counted():
+    rows = [(str(k), lang, "word " * (1 + k % 4) * times) for k in range(12) for lang, times in (("en", 1), ("tr", 3))]
+    frame = pl.DataFrame(rows, schema=["set_id", "lang", "text"], orient="row")
+    for special, unit in ((None, "sentence"), ({"bytes": 2}, "sentence with special tokens")):
+        found = intrinsic(frame, ["bytes"], special_tokens=special, draws=200)
+        held = found.filter(pl.col("low").is_not_null())
+        assert held.filter(~pl.col("value").is_between(pl.col("low") - 1e-12, pl.col("high") + 1e-12)).is_empty()
+        assert set(held["metric"]) >= {"parity", "gini", "cv", "fertility", "compression_rate"}
+        assert found.filter(metric="parity")["unit"].unique().to_list() == [unit]
+
+
+def test_languages_that_cost_the_same_are_named_in_order():
+    assert lorenz({"tr": 2, "it": 1, "en": 2, "zh": 1})["lang"].to_list() == [None, "it", "zh", "en", "tr"]
+
+
 def test_an_interval_needs_ten_texts():
     for n, without in ((9, True), (10, False)):
         lines = ["a b" * k for k in range(1, n + 1)]
