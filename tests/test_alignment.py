@@ -191,6 +191,22 @@ def test_fertility_needs_a_language_and_follows_the_token_ratio():
     assert table["fertility_source"].to_list() == [5.0, None]
 
 
+def test_a_summary_reads_from_the_text_to_its_perturbed_version():
+    row = cut_shift(EditedText("cat", (Edit(3, 3, "", "s"),)), "bytes", lang="en").summary.row(0, named=True)
+    assert (row["token_ratio"], row["fertility_source"], row["fertility_target"]) == (4 / 3, 3.0, 4.0)
+    assert row["fertility_change"] == 1.0
+
+    def pairs_or_letters(text):
+        size = 1 if text.startswith("x") else 2
+        pieces = [text[k : k + size].encode() for k in range(0, len(text), size)]
+        return [int.from_bytes(piece, "big") for piece in pieces], pieces
+
+    # aa|bc|de has two boundaries beyond the edit, x|a|b|c|d|e four, and both of the former are among them
+    shift = cut_shift(EditedText("aabcde", (Edit(0, 1, "a", "x"),)), pairs_or_letters)
+    assert shift.boundaries == BoundaryAgreement(2, 4, 2)
+    assert shift.summary.select("precision", "recall", "jaccard", "token_ratio").row(0) == (1 / 2, 1.0, 1 / 2, 2.0)
+
+
 def test_texts_and_languages_may_be_numbered():
     edited = {1: EditedText("cat"), "2": EditedText("a cat", (Edit(0, 1, "a", "the"),))}
     found = cut_shifts(edited, "bytes", lang={1: "en", "2": "en"})
