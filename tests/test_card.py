@@ -636,6 +636,19 @@ def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
     assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
 
 
+def test_variants_differ_in_a_space_in_front_and_in_the_wider_of_two_forms():
+    texts = ["fi", " fi", "fi ", "\nfi", "\ufb01", "\u00e9", "e\u0301", "Fi"]
+    backend = Backend(models.BPE({text: i for i, text in enumerate(texts)}, []))
+
+    def groups(*differing):
+        found = token_variants({"all": backend}, differing=differing).group_by("group", maintain_order=True)
+        return [ids for _, ids in found.agg("id").iter_rows()]
+
+    assert groups("place") == [[0, 1]], "other white space is no place in a word"
+    assert groups("NFC") == [[5, 6]] and groups("NFKC") == groups("NFC", "NFKC") == [[0, 4], [5, 6]]
+    assert groups("case") == [[0, 7]] and groups("place", "case") == [[0, 1, 7]]
+
+
 def test_a_piece_is_reached_behind_another_and_a_space_in_front_is_no_rewriting():
     inside = Backend(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
     inside.pre_tokenizer = pre_tokenizers.Whitespace()
