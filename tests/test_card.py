@@ -636,6 +636,18 @@ def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
     assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
 
 
+def test_the_worst_that_befalls_a_character_is_told_and_all_are_counted():
+    letters = Backend(models.BPE({"<unk>": 0, "a": 1, " ": 2}, [], unk_token="<unk>"))
+    letters.normalizer = normalizers.Replace("\u2603", "")
+    joined = byte_bpe(normalizers.Sequence([normalizers.Replace("\u200c", ""), normalizers.Replace("\u200d", " ")]))
+    told = {}
+    for name, backend in (("letters", letters), ("joined", joined)):
+        rows = tokenizer_card(load_tokenizer(backend, name)).select("finding", "value", "status", "count").rows()
+        told[name] = {finding: rest for finding, *rest in rows}
+    assert told["letters"]["unknown characters"] == ["dropped", "fail", 1], "the others are unknown, and that is less"
+    assert told["joined"]["invisible characters"] == ["removed; read as spaces", "warn", 2]
+
+
 def test_variants_differ_in_a_space_in_front_and_in_the_wider_of_two_forms():
     texts = ["fi", " fi", "fi ", "\nfi", "\ufb01", "\u00e9", "e\u0301", "Fi"]
     backend = Backend(models.BPE({text: i for i, text in enumerate(texts)}, []))
