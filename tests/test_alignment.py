@@ -195,6 +195,8 @@ def test_a_summary_reads_from_the_text_to_its_perturbed_version():
     row = cut_shift(EditedText("cat", (Edit(3, 3, "", "s"),)), "bytes", lang="en").summary.row(0, named=True)
     assert (row["token_ratio"], row["fertility_source"], row["fertility_target"]) == (4 / 3, 3.0, 4.0)
     assert row["fertility_change"] == 1.0
+    joined = cut_shift(EditedText("a cat", (Edit(1, 2, " ", ""),)), "bytes", lang="en")
+    assert (joined.fertility("source"), joined.fertility("target")) == (5 / 2, 4 / 1)
 
     def pairs_or_letters(text):
         size = 1 if text.startswith("x") else 2

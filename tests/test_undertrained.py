@@ -79,6 +79,13 @@ def test_fewer_rows_than_tokens():
     assert embedding_ranks(model).height == 250
 
 
+def test_a_rank_is_one_more_than_the_rows_that_are_nearer():
+    for measure in ("distance", "cosine", "norm"):
+        frame = embedding_ranks(held(), measure=measure)
+        values = frame[measure].to_numpy()
+        assert frame["rank"].to_list() == [1 + int((values < value).sum()) for value in values]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
