@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -80,8 +81,12 @@ def test_fewer_rows_than_tokens():
 
 
 def test_a_rank_is_one_more_than_the_rows_that_are_nearer():
-    for measure in ("distance", "cosine", "norm"):
-        frame = embedding_ranks(held(), measure=measure)
+    model = held()
+    # three rows of the same values share a rank, and the next comes three later
+    model.model.get_output_embeddings().weight.data[10:13] = 0.0
+    for measure in ("distance", "norm"):
+        frame = embedding_ranks(model, measure=measure)
+        assert frame.filter(pl.col("id").is_in([10, 11, 12]))["rank"].n_unique() == 1
         values = frame[measure].to_numpy()
         assert frame["rank"].to_list() == [1 + int((values < value).sum()) for value in values]
 
