@@ -80,6 +80,13 @@ def test_fewer_rows_than_tokens():
     assert embedding_ranks(model).height == 250
 
 
+def test_every_row_behind_the_last_token_is_unused_and_has_no_bytes():
+    model = held()
+    beyond = unused_rows(model).filter(reason="row without a token")["id"].to_list()
+    assert beyond == list(range(259, 300))
+    assert embedding_ranks(model).filter(pl.col("id") >= 259)["bytes"].null_count() == 41
+
+
 def test_a_rank_is_one_more_than_the_rows_that_are_nearer():
     model = held()
     # three rows of the same values share a rank, and the next comes three later
