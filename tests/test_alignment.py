@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from toksuite_nb.alignment import align, boundary_agreement, cut_shift, cut_shift_tokens, cut_shifts
+from toksuite_nb.alignment import BoundaryAgreement, align, boundary_agreement, cut_shift, cut_shift_tokens, cut_shifts
 from toksuite_nb.edits import Edit, EditedText
 from toksuite_nb.supervocab import Key, super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
-from toksuite_nb.tokenizer import TokenMonsterTokenizer, load_tokenizer
+from toksuite_nb.tokenizer import HuggingFaceTokenizer, TokenMonsterTokenizer, load_tokenizer
 
 TEXTS = st.lists(
     st.sampled_from(["a", "b", " ", "é", "e\u0301", "中", "👩‍🔬", "می", "İ", "x", "the ", "\n"]),
@@ -64,6 +64,16 @@ def test_aligning_a_segmentation_with_itself_gives_only_same():
     assert set(align(spans, spans)["relation"]) == {"same"}
     found = boundary_agreement(spans, spans, spans[-1][1])
     assert (found.precision, found.recall, found.jaccard) == (1.0, 1.0, 1.0)
+
+
+def test_relations_and_agreement_are_read_from_a_to_b():
+    a, b = [(0, 4), (4, 6), (6, 8), (8, 9)], [(0, 1), (1, 4), (4, 8), (8, 9)]
+    assert align(a, b)["relation"].to_list() == ["split", "merged", "same"]
+    found = boundary_agreement([(0, 4), (4, 9)], b, 9)
+    assert (found.n_a, found.n_b, found.shared) == (1, 3, 1)
+    assert (found.precision, found.recall, found.jaccard) == (1 / 3, 1.0, 1 / 3)
+    # a token of no byte amid what no token keeps is no boundary
+    assert boundary_agreement([(0, 1), (2, 2), (3, 4)], [(0, 1), (1, 4)], 4) == BoundaryAgreement(2, 1, 1)
 
 
 def test_tokens_without_a_partner_are_told():
@@ -181,6 +191,49 @@ def test_fertility_needs_a_language_and_follows_the_token_ratio():
     assert table["fertility_source"].to_list() == [5.0, None]
 
 
+def test_a_summary_reads_from_the_text_to_its_perturbed_version():
+    row = cut_shift(EditedText("cat", (Edit(3, 3, "", "s"),)), "bytes", lang="en").summary.row(0, named=True)
+    assert (row["token_ratio"], row["fertility_source"], row["fertility_target"]) == (4 / 3, 3.0, 4.0)
+    assert row["fertility_change"] == 1.0
+    joined = cut_shift(EditedText("a cat", (Edit(1, 2, " ", ""),)), "bytes", lang="en")
+    assert (joined.fertility("source"), joined.fertility("target")) == (5 / 2, 4 / 1)
+
+    def pairs_or_letters(text):
+        size = 1 if text.startswith("x") else 2
+        pieces = [text[k : k + size].encode() for k in range(0, len(text), size)]
+        return [int.from_bytes(piece, "big") for piece in pieces], pieces
+
+    # aa|bc|de has two boundaries beyond the edit, x|a|b|c|d|e four, and both of the former are among them
+    shift = cut_shift(EditedText("aabcde", (Edit(0, 1, "a", "x"),)), pairs_or_letters)
+    assert shift.boundaries == BoundaryAgreement(2, 4, 2)
+    assert shift.summary.select("precision", "recall", "jaccard", "token_ratio").row(0) == (1 / 2, 1.0, 1 / 2, 2.0)
+
+
+def test_texts_and_languages_may_be_numbered():
+    edited = {1: EditedText("cat"), "2": EditedText("a cat", (Edit(0, 1, "a", "the"),))}
+    found = cut_shifts(edited, "bytes", lang={1: "en", "2": "en"})
+    assert found.select("text_id", "fertility_source", "fertility_target").rows() == [("1", 3.0, 3.0), ("2", 2.5, 3.5)]
+    assert cut_shift_tokens(edited, "bytes")["text_id"].unique(maintain_order=True).to_list() == ["1", "2"]
+    with pytest.raises(ValueError, match=r"cut_shifts: text_id must be unique as written, got \[1, '1'\]"):
+        cut_shifts({1: EditedText("a"), "1": EditedText("b")}, "bytes")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda shift: shift.count("before"), KeyError, r"unknown side 'before'. Known are \['source', 'target'\]"),
+        (lambda shift: shift.count("source", "Kept"), KeyError, "unknown status 'Kept'"),
+        (lambda shift: shift.count("source", kind="partial"), KeyError, "unknown kind 'partial'"),
+        (lambda shift: shift.fertility("after"), KeyError, "unknown side 'after'"),
+        # characters are fewer than bytes, and boundaries behind the size would go uncounted
+        (lambda _: boundary_agreement([(0, 2), (2, 4)], [(0, 4)], len("éé")), ValueError, r"got \(2, 4\) for 2 bytes"),
+    ],
+)
+def test_a_question_that_has_no_answer_is_refused(call, error, said):
+    with pytest.raises(error, match=said):
+        call(cut_shift(EditedText("a cat"), "bytes", lang="en"))
+
+
 def test_long_texts_shift_quickly():
     source = "the brown fox jumps " * 2000
     edited = EditedText(source, tuple(Edit(k, k + 1, source[k], "z") for k in range(0, len(source), 40)))
@@ -244,10 +297,22 @@ def test_ids_with_the_same_bytes_share_a_row_and_are_counted():
     assert counts["shared"].item() == 0
 
 
+def test_an_id_of_two_roles_has_the_first_of_them():
+    tokenizer = HuggingFaceTokenizer(byte_level(["</s>", "a"]), "both", {"eos": 0, "bos": 0, "pad": 0})
+    assert token_keys(tokenizer) == [Key("role", b"bos"), Key("piece", b"a")]
+
+
 def test_overlap_is_that_of_sets():
     union = super_vocabulary({"x": byte_level(["a", "b", "c"]), "y": byte_level(["b", "c", "d", "e"])})
     row = union.overlap().row(by_predicate=(pl.col("a") == "x") & (pl.col("b") == "y"), named=True)
     assert (row["shared"], row["jaccard"], row["coverage"]) == (2, 2 / 5, 2 / 4)
+
+
+def test_published_overlaps_count_the_shared_start_and_ours_do_not():
+    pair = [HuggingFaceTokenizer(byte_level(["<s>", letter]), letter, {"bos": 0}) for letter in "xy"]
+    for keys, wanted in (("published", [1, 1 / 3, 1 / 2]), ("bytes", [0, 0, 0])):
+        row = super_vocabulary(pair, keys=keys).overlap().row(1, named=True)
+        assert [row[name] for name in ("a", "b", "shared", "jaccard", "coverage")] == ["x", "y", *wanted]
 
 
 def coverage(union, a, b):

@@ -9,6 +9,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Backend
 
 from toksuite_nb.card import (
+    _in_utf8,
     card_schema,
     card_statuses,
     compare_cards,
@@ -575,6 +576,8 @@ def test_cards_are_compared_side_by_side():
     assert set(table["finding"]) == {"case", "round trip", "unreachable tokens"}
     with pytest.raises(ValueError, match="compare_cards: needs at least one tokenizer, got none"):
         compare_cards([])
+    with pytest.raises(ValueError, match="compare_cards: a name must not be that of the first column, got 'finding'"):
+        compare_cards({"finding": ZOO["normal"][0]()})
 
 
 def suspects(name):
@@ -631,6 +634,60 @@ def test_bytes_that_no_text_holds_are_those_of_no_two_characters():
 
     found = set(suspected_tokens(Pairs()).filter(reason="never in UTF-8")["bytes"])
     assert found == {pair for pair in pairs if pair not in within and not (pair[:1] in last and pair[1:] in first)}
+
+
+def test_the_worst_that_befalls_a_character_is_told_and_all_are_counted():
+    letters = Backend(models.BPE({"<unk>": 0, "a": 1, " ": 2}, [], unk_token="<unk>"))
+    letters.normalizer = normalizers.Replace("\u2603", "")
+    joined = byte_bpe(normalizers.Sequence([normalizers.Replace("\u200c", ""), normalizers.Replace("\u200d", " ")]))
+    told = {}
+    for name, backend in (("letters", letters), ("joined", joined)):
+        rows = tokenizer_card(load_tokenizer(backend, name)).select("finding", "value", "status", "count").rows()
+        told[name] = {finding: rest for finding, *rest in rows}
+    assert told["letters"]["unknown characters"] == ["dropped", "fail", 1], "the others are unknown, and that is less"
+    assert told["joined"]["invisible characters"] == ["removed; read as spaces", "warn", 2]
+
+
+def test_variants_differ_in_a_space_in_front_and_in_the_wider_of_two_forms():
+    texts = ["fi", " fi", "fi ", "\nfi", "\ufb01", "\u00e9", "e\u0301", "Fi"]
+    backend = Backend(models.BPE({text: i for i, text in enumerate(texts)}, []))
+
+    def groups(*differing):
+        found = token_variants({"all": backend}, differing=differing).group_by("group", maintain_order=True)
+        return [ids for _, ids in found.agg("id").iter_rows()]
+
+    assert groups("place") == [[0, 1]], "other white space is no place in a word"
+    assert groups("NFC") == [[5, 6]] and groups("NFKC") == groups("NFC", "NFKC") == [[0, 4], [5, 6]]
+    assert groups("case") == [[0, 7]] and groups("place", "case") == [[0, 1, 7]]
+
+
+def test_a_piece_is_reached_behind_another_and_a_space_in_front_is_no_rewriting():
+    inside = Backend(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    inside.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert suspected_tokens({"inside": inside}).is_empty(), "##b stands in ab"
+    # a normaliser that strips the text makes no other word of it; one that lower-cases does
+    spaced = Backend(models.BPE({"a": 0, "b": 1, " b": 2, "B": 3}, []))
+    spaced.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Lowercase()])
+    found = dict(suspected_tokens({"spaced": spaced}).select("id", "reason").iter_rows())
+    assert found == {2: "unreachable", 3: "rewritten"}
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_bytes_in_the_middle_of_a_text_may_be_any_of_its_bytes(length):
+    text = "aé中\U00010000\U000fffff\U0010ffff߿\ud7ff\uffff".encode()
+    assert all(_in_utf8(text[k : k + length]) for k in range(len(text) - length + 1))
+    # four that only continue, surrogates, overlong forms, what lies beyond U+10FFFF, a character begun and not ended
+    never = [
+        b"\x80" * 4,
+        b"\xed\xa0\x80",
+        b"\xc0\x80",
+        b"\xe0\x9f\xbf",
+        b"\xf0\x8f\xbf",
+        b"\xf4\x90",
+        b"\xf5",
+        b"\xe4\xb8a",
+    ]
+    assert not any(_in_utf8(piece) for piece in never)
 
 
 def test_several_tokenizers_stand_in_one_frame():

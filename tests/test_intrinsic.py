@@ -25,7 +25,7 @@ from toksuite_nb.core import progress
 from toksuite_nb.intrinsic import compare, fertility, gini, intrinsic, lorenz, overlap, parity, pcw, renyi_efficiency
 from toksuite_nb.items import load_benchmark
 from toksuite_nb.text import graphemes, languages, words
-from toksuite_nb.tokenizer import Tokenizer, load_tokenizer
+from toksuite_nb.tokenizer import BytesTokenizer, Tokenizer, load_tokenizer
 
 SENTENCES = {
     "en": ["The cat's well-known hat cost $1,234,567.89!", "It's 2024; she paid 1000 for 12345678 files.\nReally?"],
@@ -543,6 +543,112 @@ def test_results_do_not_depend_on_the_hash_seed():
     assert outs[0] == outs[1] and len(outs[0]) > 1000
 
 
+# definitions, counted by hand
+
+
+def by_metric(frame, column, lang="en"):
+    return dict(frame.filter(lang=lang).select("metric", column).iter_rows())
+
+
+def test_each_metric_says_how_many_units_it_was_measured_on():
+    found = by_metric(intrinsic(["ab 12", "c\nd"], ["bytes"], lang="en", draws=0), "n")
+    words, tokens = ("fertility", "pcw", "fertility_in_context", "pcw_in_context"), 5 + 3
+    per_token = ("bytes_per_token", "chars_per_token", "unk_rate", "byte_fallback_rate", "utf8_complete")
+    wanted = dict.fromkeys(words, 4) | dict.fromkeys((*per_token, "compression_rate", "vocab_utilisation"), tokens)
+    wanted |= {"tokens_per_line": 3, "char_split_rate": 8, "roundtrip_exact": 2, "cer": 8, "digit_boundary_f1": 1}
+    wanted |= {"digit_split_variability": 1, "parity": 0} | {f"renyi_efficiency({a})": tokens for a in (1, 2, 2.5)}
+    assert found == wanted
+
+
+def test_an_id_takes_the_bits_that_the_published_formula_gives_it():
+    # one more value than there are ids is counted: 256 ids take nine bits, not eight
+    tokenizer = BytesTokenizer("full", offset=0, vocab_size=256, specials={})
+    assert by_metric(intrinsic(["eight by"], [tokenizer], lang="en", draws=0), "value")["compression_rate"] == 8 / 9
+
+
+def test_long_numbers_are_compared_with_those_of_their_length():
+    twos = Backend(models.BPE({"1": 0, "2": 1, " ": 2, "11": 3}, [("1", "1")]))
+    text = " ".join(["1" * 12, "2" * 12, "1" * 12, "2" * 51])
+    found = intrinsic([text], {"twos": twos}, lang="en", draws=0)
+    # of the three pairs of twelve digits two are unlike; more than 50 digits are left out
+    assert (by_metric(found, "value")["digit_split_variability"], by_metric(found, "n")["digit_split_variability"]) == (
+        2 / 3,
+        3,
+    )
+    # groups of three begin at 3, 6, 9: twos meet 6, and 2, 4, 8, 10 are extra; single digits meet all, and 8 are extra
+    found = intrinsic([" ".join(["1" * 12, "2" * 12])], {"twos": twos}, lang="en", draws=0)
+    assert by_metric(found, "value")["digit_boundary_f1"] == 2 * 4 / (2 * 4 + 12 + 2)
+
+
+def test_the_spread_over_languages_is_that_of_mean_tokens():
+    rows = [("en", "ab"), ("en", "ab"), ("en", "a" * 26), ("tr", "abcd"), ("tr", "abcd"), ("tr", "abcd")]
+    frame = pl.DataFrame(rows, schema=["lang", "text"], orient="row").with_columns(
+        set_id=pl.Series(["1", "2", "3"] * 2)
+    )
+    found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value", "all")
+    assert (found["gini"], found["cv"]) == pytest.approx(((10 - 4) / (2 * 14), 3 / 7), abs=1e-12)
+
+
+def test_given_words_stand_one_behind_the_other():
+    frame = pl.DataFrame({"text": ["aa a"], "lang": ["en"], "words": [["aa", "a"]]})
+    found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value")
+    assert (found["fertility_in_context"], found["pcw_in_context"]) == (3 / 2, 1 / 2)
+
+
+def test_a_word_that_is_not_in_its_text_leaves_its_language_without_words_in_text(monkeypatch):
+    monkeypatch.setattr(module, "_page_bytes", 1)
+    monkeypatch.setattr(module, "_slice_rows", 1)
+    words = [["cat"], ["dog"], ["cat"]]
+    for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1]):
+        frame = pl.DataFrame({"text": ["a cat"] * 3, "lang": ["en"] * 3, "words": [words[k] for k in order]})
+        found = by_metric(intrinsic(frame, ["bytes"], draws=0), "value")
+        assert (found["fertility_in_context"], found["pcw_in_context"], found["fertility"]) == (None, None, 3)
+
+
+def test_a_metric_that_one_language_lacks_has_no_mean_over_all():
+    frame = pl.DataFrame({"text": ["1234 cats", "kediler"], "lang": ["en", "tr"]})
+    rows = {row["lang"]: row for row in compare(["bytes"], frame, draws=0).summary.iter_rows(named=True)}
+    assert [rows[lang]["digit_boundary_f1"] for lang in ("en", "tr", "all")] == [0.5, None, None]
+    assert rows["all"]["fertility"] == (4 + 7) / 2, "the mean of languages, not of their words"
+
+
+def test_intervals_hold_their_values_and_units_say_what_is_counted():
+    rows = [(str(k), lang, "word " * (1 + k % 4) * times) for k in range(12) for lang, times in (("en", 1), ("tr", 3))]
+    frame = pl.DataFrame(rows, schema=["set_id", "lang", "text"], orient="row")
+    for special, unit in ((None, "sentence"), ({"bytes": 2}, "sentence with special tokens")):
+        found = intrinsic(frame, ["bytes"], special_tokens=special, draws=200)
+        held = found.filter(pl.col("low").is_not_null())
+        assert held.filter(~pl.col("value").is_between(pl.col("low") - 1e-12, pl.col("high") + 1e-12)).is_empty()
+        assert set(held["metric"]) >= {"parity", "gini", "cv", "fertility", "compression_rate"}
+        assert found.filter(metric="parity")["unit"].unique().to_list() == [unit]
+
+
+def test_languages_that_cost_the_same_are_named_in_order():
+    assert lorenz({"tr": 2, "it": 1, "en": 2, "zh": 1})["lang"].to_list() == [None, "it", "zh", "en", "tr"]
+
+
+def test_an_interval_needs_ten_texts():
+    for n, without in ((9, True), (10, False)):
+        lines = ["a b" * k for k in range(1, n + 1)]
+        assert (by_metric(intrinsic(lines, ["bytes"], lang="en", draws=20), "low")["fertility"] is None) == without
+
+
+# orders of entropies
+
+
+def test_entropies_fall_with_their_order_to_that_of_the_most_frequent_id():
+    counts, orders = np.array([50, 30, 15, 5]), [0, 0.5, 1 - 1e-9, 1, 1 + 1e-9, 2, 2.5, 50, 1e4, 1e9, math.inf]
+    found = [renyi_efficiency(counts, 8, alpha) for alpha in orders]
+    assert found[0] == pytest.approx(math.log(4) / math.log(8), abs=1e-12), "order 0 counts the ids"
+    assert found[-1] == pytest.approx(-math.log(0.5) / math.log(8), abs=1e-12), "infinite order sees the most frequent"
+    assert found[2:5] == pytest.approx([found[3]] * 3, abs=1e-9) and found[-2] == pytest.approx(found[-1], abs=1e-8)
+    assert found == sorted(found, reverse=True)
+    for alpha in (0.5, 2, 2.5, 50):
+        plain = math.log(sum((n / 100) ** alpha for n in counts)) / (1 - alpha) / math.log(8)
+        assert renyi_efficiency(counts, 8, alpha) == pytest.approx(plain, abs=1e-12)
+    assert renyi_efficiency(np.ones(7), 7, math.inf) == renyi_efficiency(np.ones(7), 7, 1e300) == 1
+
+
 # compare, and bad input
 
 
@@ -612,6 +718,19 @@ def test_words_are_told_apart_by_more_than_their_ends():
         (lambda: intrinsic(["a"], ["bytes"], lang="en", segmenter="spacy"), TypeError, "segmenter must be a function"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=[-1]), ValueError, "alphas and draws must be >= 0"),
         (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens={"byte": 1}), ValueError, "got \\['byte'\\]"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens={"bytes": -1}), ValueError, "numbers >= 0, got -1"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", special_tokens=2), TypeError, "special_tokens must map names .* got int"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=2), TypeError, "alphas must be a list of numbers, got 2"),
+        (lambda: intrinsic(["a"], ["bytes"], lang="en", alphas=[2, 2.0]), ValueError, "alphas must differ .* got \\[2, 2.0\\]"),
+        (lambda: intrinsic(["a b"], ["bytes"], lang="en", segmenter=lambda t, _: t), TypeError, "list of strings, got str for 'a b'"),
+        (lambda: intrinsic(["a b"], ["bytes"], lang="en", segmenter=lambda t, _: [1]), TypeError, "list of strings, got int in it"),
+        (lambda: intrinsic({"a", "b"}, ["bytes"], lang="en"), TypeError, "iterable of frames or of texts, got set"),
+        (lambda: fertility(pl.Series([1, None])), ValueError, "fertility: numbers must be finite and >= 0, got nan at position 1"),
+        (lambda: parity([1], [math.inf], aggregation="mean_of_ratios"), ValueError, "parity: numbers must be finite"),
+        (lambda: gini([3, -3]), ValueError, "gini: numbers must be finite and >= 0, got -3 at position 1"),
+        (lambda: lorenz({"en": 1, "tr": -1}), ValueError, "lorenz: numbers must be finite and >= 0, got -1"),
+        (lambda: renyi_efficiency([1, 1, 1], 2, 2), ValueError, "vocab_size must count every id, got 2 for 3 ids"),
+        (lambda: renyi_efficiency([1, 1], 2, -1), ValueError, "alpha must be a number >= 0, got -1"),
         (lambda: intrinsic(pl.DataFrame({"text": ["a"], "lang": ["en"], "words": ["a"]}), ["bytes"]), ValueError, "words must be a list"),
         (
             lambda: intrinsic(iter([pl.DataFrame({"text": ["a"], "lang": ["en"]}),

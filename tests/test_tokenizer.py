@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 import types
+import unicodedata
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ from toksuite_nb.perturb import perturb_items
 from toksuite_nb.robustness import cut_changes
 from toksuite_nb.supervocab import super_vocabulary, token_keys
 from toksuite_nb.text import graphemes
-from toksuite_nb.tokenizer import load_tokenizer, losses, source_map, tokenize
+from toksuite_nb.tokenizer import HuggingFaceTokenizer, load_tokenizer, losses, source_map, tokenize
 
 MISTRAL = Path(mistral_common.__path__[0]) / "data"
 CORPUS = [
@@ -408,6 +409,26 @@ def test_special_tokens_are_never_added():
     assert tokenizer.specials == {"bos": 0, "eos": 1, "pad": 2, "unk": 3}
 
 
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [("[CLS] $A", ([0], [])), ("$A [SEP]", ([], [1])), ("[CLS] $A [SEP]", ([0], [1])), ("$A", ([], []))],
+)
+def test_what_a_library_puts_around_a_text_is_told_before_from_behind(template, wanted):
+    from tokenizers.processors import TemplateProcessing
+
+    backend = wordpiece(True)
+    backend.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", 0), ("[SEP]", 1)])
+    assert load_tokenizer(backend).wrapping == wanted
+
+
+def test_text_that_spells_a_special_token_is_text_to_tiktoken_however_long():
+    tokenizer, end = load_tokenizer(tiny_tiktoken(), "tiny"), "<|endoftext|>"
+    assert tokenizer.specials == {"eos": 259}
+    for text in (end, end + " the" * 2000):
+        ids = tokenizer.encode([text])[0]
+        assert 259 not in ids and tokenizer.decode(ids) == text
+
+
 def test_text_that_spells_a_special_token_is_named_as_lost():
     assert losses("a</s>b", tokenizer_named("bpe")).rows() == [(1, 5, b"</s>", "read as a special token")]
     assert (
@@ -423,6 +444,18 @@ def test_losses_of_an_uncased_wordpiece_are_exact():
     assert losses("the Capital", tokenizer).rows() == [(3, 4, b" ", "in no token")]
     assert losses("cafe\u0301", tokenizer)["reason"].to_list() == ["removed by the normaliser"]
     assert losses("ï", tokenizer).height == 0
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.BertNormalizer(lowercase=True, strip_accents=False)])
+def test_an_unknown_word_stands_for_itself_and_not_for_the_space_beside_it(normalizer):
+    backend = Backend(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    cut = load_tokenizer(backend, "short").cut("a é  ☃ a")
+    assert (cut.ids, cut.spans()) == ([1, 0, 0, 1], [(0, 1), (2, 4), (6, 9), (10, 11)])
+    assert [(a, b) for a, b, reason in cut.lost if reason == "unknown token"] == [(2, 4), (6, 9)]
+    assert [(a, b) for a, b, reason in cut.lost if reason == "in no token"] == [(1, 2), (4, 6), (9, 10)]
 
 
 def test_word_initial_pieces_are_flagged():
@@ -558,6 +591,33 @@ def test_the_hash_sees_every_part_of_the_tokenizer():
     hashes = [load_tokenizer(backend).content_hash for backend in [base, *variants]]
     assert len(set(hashes)) == len(hashes), "two different tokenizers have one hash"
     assert load_tokenizer(byte_bpe(), name="another name").content_hash == hashes[0]
+
+
+def test_tokenizers_that_differ_in_one_part_alone_have_different_hashes():
+    def made(**parts):
+        backend = Backend(models.BPE({"a": 0, "b": 1, "ab": 2, "<s>": 3}, [("a", "b")]))
+        for name, part in {"normalizer": None, "pre_tokenizer": None, "decoder": None, **parts}.items():
+            setattr(backend, name, part)
+        return backend
+
+    added = made()
+    added.add_tokens([AddedToken("ba", normalized=False)])
+    backends = [
+        made(),
+        made(normalizer=normalizers.NFC()),
+        made(pre_tokenizer=pre_tokenizers.Split("b", "isolated")),
+        made(decoder=decoders.Fuse()),
+        added,
+    ]
+    hashes = [load_tokenizer(backend).content_hash for backend in backends]
+    hashes.append(HuggingFaceTokenizer(made(), "with a role", {"bos": 3}).content_hash)
+    for ranks, pattern in ((RANKS, r"\S+|\s+"), (RANKS, r"\S|\s+"), ({**RANKS, b"an": 259}, r"\S+|\s+")):
+        hashes.append(
+            load_tokenizer(
+                tiktoken.Encoding("t", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            ).content_hash
+        )
+    assert len(set(hashes)) == len(hashes)
 
 
 # tiktoken files, TokenMonster, slow tokenizers
@@ -833,6 +893,15 @@ def test_special_tokens_are_counted_on_request_and_stand_for_no_byte():
     assert empty.select("id", "start", "end", "special").rows() == [(1, 0, 0, True)]
 
 
+def test_bytes_end_with_the_token_that_byt5_puts_behind_a_text():
+    transformers = pytest.importorskip("transformers")
+    own = load_tokenizer("bytes")
+    assert own.wrapping == ([], [1])
+    frame = tokenize(["né"], own, add_special=True)
+    assert frame["id"].to_list() == transformers.ByT5Tokenizer().encode("né") == [113, 198, 172, 1]
+    assert frame.select("start", "end", "special").rows()[-2:] == [(2, 3, False), (3, 3, True)]
+
+
 def test_a_sentencepiece_processor_that_adds_tokens_is_asked_not_to():
     model = libraries()["sp-unigram"].serialized_model_proto()
     adding = sentencepiece.SentencePieceProcessor(model_proto=model, add_bos=True, add_eos=True)
@@ -853,6 +922,14 @@ def test_texts_come_as_list_mapping_or_frame():
     assert tokenize(as_frame, [bytes_]).equals(tokenize({"a": "x", "b": "yz"}, bytes_))
     assert tokenize(["x", "yz"], {"renamed": "bytes"})["tokenizer"].unique().to_list() == ["renamed"]
     assert tokenize(["x"], {}).height == 0
+
+
+def test_texts_without_an_order_and_ids_of_another_vocabulary_are_refused():
+    with pytest.raises(TypeError, match="tokenize: needs a list, a mapping or a frame of texts, got set"):
+        tokenize({"a", "b"}, "bytes")
+    for i in (-1, 259):
+        with pytest.raises(ValueError, match=rf"described: ids must lie in \[0, 259\), got {i} for 'bytes'"):
+            load_tokenizer("bytes").described([3, i])
 
 
 def test_many_texts_give_the_same_tokens_as_one_by_one():
@@ -910,6 +987,13 @@ def test_tokens_that_decode_to_no_stretch_share_the_rest_of_the_text():
         assert cut.spans()[:2] == [(0, 1), (1, 2)] and cut.exact[:2].all()
         assert set(cut.spans()[3:]) == {(2, len(text))} and not cut.exact[3:].any()
         tokenize([text], [tokenizer])
+
+
+def test_each_part_of_a_character_stands_for_all_of_it():
+    # three bytes for the fraction bar between 1 and 2; the second token has no byte at all
+    mapped = source_map("½a", lambda text: unicodedata.normalize("NFKC", text))
+    start, end = mapped.spans(np.array([0, 1, 1, 4]), np.array([1, 1, 4, 6]))
+    assert (mapped.target.decode(), start.tolist(), end.tolist()) == ("1⁄2a", [0, 0, 0, 0], [2, 2, 2, 3])
 
 
 def test_a_normaliser_that_looks_around_is_still_aligned():

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -79,6 +80,24 @@ def test_fewer_rows_than_tokens():
     assert embedding_ranks(model).height == 250
 
 
+def test_every_row_behind_the_last_token_is_unused_and_has_no_bytes():
+    model = held()
+    beyond = unused_rows(model).filter(reason="row without a token")["id"].to_list()
+    assert beyond == list(range(259, 300))
+    assert embedding_ranks(model).filter(pl.col("id") >= 259)["bytes"].null_count() == 41
+
+
+def test_a_rank_is_one_more_than_the_rows_that_are_nearer():
+    model = held()
+    # three rows of the same values share a rank, and the next comes three later
+    model.model.get_output_embeddings().weight.data[10:13] = 0.0
+    for measure in ("distance", "norm"):
+        frame = embedding_ranks(model, measure=measure)
+        assert frame.filter(pl.col("id").is_in([10, 11, 12]))["rank"].n_unique() == 1
+        values = frame[measure].to_numpy()
+        assert frame["rank"].to_list() == [1 + int((values < value).sum()) for value in values]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -97,7 +116,7 @@ def test_wrong_values_are_named(options, part):
 
 
 def test_wrong_kinds_are_named():
-    for unused in ("ab", [1.5, 2], 7):
+    for unused in ("ab", [1.5, 2], 7, [True, False, True]):
         with pytest.raises(TypeError, match="unused must be token ids"):
             embedding_ranks(held(), unused=unused)
     for wrong in (None, "gpt2", held().model):

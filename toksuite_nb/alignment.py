@@ -9,13 +9,14 @@ __all__ = ['align', 'BoundaryAgreement', 'boundary_agreement', 'CutShift', 'cut_
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import polars as pl
 
-from .core import check_kind
+from .core import check_kind, token_kinds
 from .edits import EditedText
-from .text import check_lang, words
+from .text import UnknownName, check_lang, words
 from .tokenizer import Tokenizer, load_tokenizer, load_tokenizers
 
 # %% ../nbs/21_alignment.ipynb #25cd80c2
@@ -67,7 +68,7 @@ def _pairs(where: str, name: str, spans: Any) -> list[tuple[int, int]]:
     out = []
     for k, span in enumerate(listed):
         try:
-            start, end = map(int, span)
+            start, end = map(index, span)
         except (TypeError, ValueError):
             raise TypeError(
                 f"{where}: spans must be pairs (start, end) of byte offsets, got {span!r} for token {k} of {name}. "
@@ -121,9 +122,13 @@ def boundary_agreement(
     size: int,  # Length of the text in bytes
 ) -> BoundaryAgreement:  # Counts, and precision, recall and Jaccard
     "Agreement of the inner boundaries of two segmentations."
-    inner_a, inner_b = (
-        _boundaries(_pairs("boundary_agreement", name, spans), size) for name, spans in (("a", a), ("b", b))
-    )
+    pairs = [_pairs("boundary_agreement", name, spans) for name, spans in (("a", a), ("b", b))]
+    outside = [(start, end) for part in pairs for start, end in part if not 0 <= start <= end <= size]
+    if outside:
+        raise ValueError(
+            f"boundary_agreement: spans must lie in the text, got {outside[0]} for {size} bytes. Give the size in bytes: len(text.encode())."
+        )
+    inner_a, inner_b = (_boundaries(part, size) for part in pairs)
     return BoundaryAgreement(len(inner_a), len(inner_b), len(inner_a & inner_b))
 
 
@@ -131,6 +136,9 @@ def _boundaries(spans: Iterable[tuple[int, int]], size: int) -> set[int]:
     return {p for start, end in spans if end > start for p in (start, end) if 0 < p < size}
 
 # %% ../nbs/21_alignment.ipynb #8ea7cb0e
+_sides, _statuses = ("source", "target"), ("kept", "moved", "touched")
+
+
 @dataclass(frozen=True)
 class CutShift:
     "What an edit did to the cut of one tokenizer."
@@ -149,6 +157,10 @@ class CutShift:
         kind: str | None = None,  # One of `token_kinds`; None counts all
     ) -> int:  # Tokens
         "Number of tokens of one side, of one status, of one kind."
+        known = {"side": _sides, "status": (*_statuses, None), "kind": (*token_kinds, None)}
+        for (name, names), given in zip(known.items(), (side, status, kind), strict=True):
+            if given not in names:
+                raise UnknownName(f"CutShift.count: unknown {name} {given!r}. Known are {[n for n in names if n]}.")
         wanted = {"side": side} | ({"status": status} if status else {}) | ({"kind": kind} if kind else {})
         return self.tokens.filter(**wanted).height
 
@@ -163,16 +175,16 @@ class CutShift:
         side: str,  # `"source"` or `"target"`
     ) -> float | None:  # None without a language, or without words
         "Tokens of one side over its words."
-        n = self.n_words[side == "target"] if self.n_words else 0
-        return self.count(side) / n if n else None
+        n, tokens = self.n_words[side == "target"] if self.n_words else 0, self.count(side)
+        return tokens / n if n else None
 
     @property
     def summary(self) -> pl.DataFrame:  # One row
         "Counts, token ratio, boundary agreement and fertility."
         row: dict[str, Any] = {"tokenizer": self.tokenizer}
-        for side in ("source", "target"):
+        for side in _sides:
             row[f"n_{side}"] = self.count(side)
-            row |= {f"{status}_{side}": self.count(side, status) for status in ("kept", "moved", "touched")}
+            row |= {f"{status}_{side}": self.count(side, status) for status in _statuses}
             row |= {f"{kind}_{side}": self.count(side, kind=kind) for kind in ("unknown", "fallback")}
         found = self.boundaries
         row |= {
@@ -311,14 +323,14 @@ def _outside(spans: Iterable[tuple[int, int]], edits: Sequence[tuple[int, int]],
 
 # %% ../nbs/21_alignment.ipynb #fcc51843
 def cut_shifts(
-    edited: Mapping[str, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
+    edited: Mapping[Any, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
     tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
     *,
-    lang: str | Mapping[str, str] | None = None,  # Language of the texts, or of each by `text_id`, for fertility
+    lang: str | Mapping[Any, str] | None = None,  # Language of the texts, or of each by `text_id`, for fertility
 ) -> pl.DataFrame:  # `text_id` and the columns of `CutShift.summary`; one row per text and tokenizer
     "`cut_shift` of every text under every tokenizer, summarised."
     texts, loaded = _by_id(edited, "cut_shifts"), load_tokenizers(tokenizers, "cut_shifts", fewest=0)
-    spoken = lang if isinstance(lang, Mapping) else dict.fromkeys(texts, lang)
+    spoken = {str(k): code for k, code in lang.items()} if isinstance(lang, Mapping) else dict.fromkeys(texts, lang)
     empty = (
         cut_shift(EditedText(""), "bytes").summary.clear().insert_column(0, pl.Series("text_id", [], dtype=pl.String))
     )
@@ -330,14 +342,17 @@ def cut_shifts(
     return pl.concat([empty, *rows])
 
 
-def _by_id(edited: Mapping[str, EditedText] | Sequence[EditedText], where: str) -> Mapping[str, EditedText]:
+def _by_id(edited: Mapping[Any, EditedText] | Sequence[EditedText], where: str) -> Mapping[str, EditedText]:
     rule = "edited must be a list of EditedText, or a mapping of names to them"
     check_kind(edited, (Mapping, Sequence), where, rule, "Put a single one into a list.")
-    return edited if isinstance(edited, Mapping) else {str(k): text for k, text in enumerate(edited)}
+    named = {str(k): text for k, text in (edited.items() if isinstance(edited, Mapping) else enumerate(edited))}
+    if len(named) < len(edited):
+        raise ValueError(f"{where}: text_id must be unique as written, got {list(edited)[:5]}. Name each text once.")
+    return named
 
 # %% ../nbs/21_alignment.ipynb #0ece1b78
 def cut_shift_tokens(
-    edited: Mapping[str, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
+    edited: Mapping[Any, EditedText] | Sequence[EditedText],  # Edited texts by `text_id`, or in order
     tokenizers: Any,  # Tokenizers by name, a list of what `load_tokenizer` takes, or one alone
 ) -> pl.DataFrame:  # `tokenizer`, `text_id` and the columns of `CutShift.tokens`; one row per token of either side
     "Every token before and after the edits, with its status and the edit that broke it."

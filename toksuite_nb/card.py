@@ -1036,7 +1036,11 @@ def compare_cards(
 ) -> pl.DataFrame:  # `finding`, and a column of values per tokenizer
     "The values of several cards, one column per tokenizer."
     loaded = load_tokenizers(tokenizers, "compare_cards")
-    names, cards = [tokenizer.name for tokenizer in loaded], [tokenizer_card(tokenizer) for tokenizer in loaded]
+    if "finding" in (names := [tokenizer.name for tokenizer in loaded]):
+        raise ValueError(
+            "compare_cards: a name must not be that of the first column, got 'finding'. Rename the tokenizer."
+        )
+    cards = [tokenizer_card(tokenizer) for tokenizer in loaded]
     table = pl.DataFrame(
         {"finding": cards[0]["finding"], **{name: card["value"] for name, card in zip(names, cards, strict=True)}}
     )

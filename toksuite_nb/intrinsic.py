@@ -9,7 +9,7 @@ __all__ = ['overlap_schema', 'metric_schema', 'lorenz_schema', 'fertility', 'pcw
 # %% ../nbs/22_intrinsic.ipynb #dec48e22
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -63,11 +63,17 @@ def pcw(
 
 
 def _values(values: Any, where: str) -> np.ndarray:
-    "`values` as an array, or an error if they are no list of numbers."
+    "`values` as an array, or an error if they are no list of numbers >= 0."
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         raise TypeError(
             f"{where}: needs a list or an array of numbers, got {values!r:.60}. Pass one number each, and leave nulls out."
+        )
+    good = (array >= 0) & (array < np.inf)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise ValueError(
+            f"{where}: numbers must be finite and >= 0, got {array[at]} at position {at}. Leave out what was not measured."
         )
     return array
 
@@ -116,6 +122,7 @@ def lorenz(
     check_kind(
         values, Mapping, "lorenz", "values must be a mapping of languages to numbers", "Name each value's language."
     )
+    _values(list(values.values()), "lorenz")
     ordered = sorted(values.items(), key=lambda pair: (pair[1], pair[0]))
     total = math.fsum(values.values())
     running = accumulate((value for _, value in ordered), initial=0.0)
@@ -133,16 +140,31 @@ def lorenz(
 def renyi_efficiency(
     counts: Int[np.ndarray, "ids"],  # How often each id occurs
     vocab_size: int,  # Declared size of the vocabulary
-    alpha: float,  # Order, >= 0; larger weighs frequent ids more
+    alpha: float,  # Order, >= 0; larger weighs frequent ids more, and `math.inf` the most frequent alone
 ) -> float | None:  # In [0, 1]; None without tokens or with a vocabulary of one id
     "Rényi entropy of the ids, as a share of the largest possible."
     given = _values(counts, "renyi_efficiency")
+    if not isinstance(alpha, (int, float, np.number)) or not alpha >= 0:
+        raise ValueError(f"renyi_efficiency: alpha must be a number >= 0, got {alpha!r}. Usual is 1, 2 or 2.5.")
     seen = np.sort(given[given > 0])
+    if len(seen) > vocab_size:
+        raise ValueError(
+            f"renyi_efficiency: vocab_size must count every id, got {vocab_size} for {len(seen)} ids that occur. Give the declared size."
+        )
     if not len(seen) or vocab_size < 2:
         return None
-    p = seen / seen.sum()
-    entropy = -(p * np.log(p)).sum() if alpha == 1 else np.log((p**alpha).sum()) / (1 - alpha)
-    return float(entropy / np.log(vocab_size)) + 0.0
+    return min(1.0, float(_entropy(seen / seen.sum(), alpha) / np.log(vocab_size))) + 0.0
+
+
+def _entropy(p: np.ndarray, alpha: float) -> float:
+    "Rényi entropy in nats of frequencies in ascending order, all > 0."
+    log, most = np.log(p), np.log(p[-1])
+    if alpha == 1:
+        return float(-(p * log).sum())
+    if alpha == math.inf:
+        return float(-most)
+    # as differences from the most frequent: no power becomes 0 at large orders, and no digits are lost near 1
+    return float(-most - np.log1p((p * np.expm1((alpha - 1) * (log - most))).sum()) / (alpha - 1))
 
 # %% ../nbs/22_intrinsic.ipynb #21e7270c
 overlap_schema = FrameSchema(
@@ -1034,7 +1056,7 @@ class _Stream:
         "Slices of the corpus with columns `text`, `lang` and `set_id`."
         if isinstance(self.texts, pl.DataFrame):
             frames: Iterable[pl.DataFrame] = [self.texts]
-        elif isinstance(self.texts, (str, bytes, Mapping)) or not isinstance(self.texts, Iterable):
+        elif isinstance(self.texts, (str, bytes, Mapping, Set)) or not isinstance(self.texts, Iterable):
             raise TypeError(
                 f"intrinsic: needs a polars DataFrame, or an iterable of frames or of texts, got {type(self.texts).__name__}. "
                 "Give pl.DataFrame({'text': [...], 'lang': [...]})."
@@ -1105,10 +1127,27 @@ class _Stream:
         if given:
             words: Iterable[Sequence[str]] = frame["words"].to_list()
         elif self.segmenter is not None:
-            words = map(self.segmenter, frame["text"], frame["lang"])
+            words = map(self._segmented, frame["text"], frame["lang"])
         else:
             return None
         return [[stripped for word in own if (stripped := word.strip())] for own in words]
+
+    def _segmented(self, text: str, lang: str) -> list[str]:
+        "Words of a text by the given function."
+        words: Any = self.segmenter(text, lang) if self.segmenter is not None else []
+        # a string is refused: its letters would be its words
+        found = list(words) if isinstance(words, Iterable) and not isinstance(words, (str, bytes)) else None
+        if found is None or not all(isinstance(word, str) for word in found):
+            said = (
+                type(words).__name__
+                if found is None
+                else next(type(w).__name__ for w in found if not isinstance(w, str))
+            )
+            raise TypeError(
+                f"intrinsic: segmenter must return a list of strings, got {said} {'' if found is None else 'in it '}for {text[:40]!r}. "
+                "Return the words of the text, e.g. text.split()."
+            )
+        return found
 
     def _page(self, lang: str, parts: list[pl.DataFrame], lexicon: _Lexicon) -> _Page:
         frame = pl.concat(parts)
@@ -1378,7 +1417,10 @@ def _measure(
 ) -> _Measured:
     "The pass itself."
     wanted = _checked_options(metrics, segmenter, alphas, draws)
-    added = dict(special_tokens or {})
+    rule, advice = "special_tokens must map names to whole numbers >= 0", "Count the tokens that its library adds."
+    added = dict(check_kind(special_tokens or {}, Mapping, "intrinsic", rule, advice))
+    if wrong := [n for n in added.values() if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0]:
+        raise ValueError(f"intrinsic: {rule}, got {wrong[0]!r}. {advice}")
     if unknown := sorted(set(added) - {tokenizer.name for tokenizer in loaded}):
         raise ValueError(
             f"intrinsic: special_tokens must name the tokenizers, got {unknown}. Named are {[t.name for t in loaded]}."
@@ -1450,6 +1492,7 @@ def _checked_options(
     draws: int,
 ) -> tuple[str, ...]:
     "The names of the metrics that are asked for."
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     if unknown := [name for name in metrics or () if name not in _metric_names]:
         raise UnknownName(
             f"intrinsic: unknown metric {unknown[0]!r}. Known are {list(_metric_names)}.{nearest(unknown[0], _metric_names)}"
@@ -1461,11 +1504,24 @@ def _checked_options(
         )
     if isinstance(draws, bool) or not isinstance(draws, int):
         raise TypeError(f"intrinsic: draws must be a whole number, got {draws!r}. Usual is 1000; 0 for no intervals.")
+    _check_orders(alphas)
     if any(not alpha >= 0 for alpha in alphas) or draws < 0:
         raise ValueError(
             f"intrinsic: alphas and draws must be >= 0, got alphas {list(alphas)} and draws {draws}. Usual are (1, 2, 2.5) and 1000."
         )
     return _metric_names if metrics is None else tuple(metrics)
+
+
+def _check_orders(alphas: Any) -> None:
+    "Orders of entropies are numbers that differ as they are written in the names of metrics."
+    if not isinstance(alphas, (Sequence, np.ndarray)) or any(
+        not isinstance(alpha, (int, float, np.number)) for alpha in alphas
+    ):
+        raise TypeError(f"intrinsic: alphas must be a list of numbers, got {alphas!r:.60}. Usual are (1, 2, 2.5).")
+    if len({f"{alpha:g}" for alpha in alphas}) < len(alphas):
+        raise ValueError(
+            f"intrinsic: alphas must differ in their first six digits, which name their rows, got {list(alphas)}. Leave out repeated ones."
+        )
 
 
 def _encoded(pages: Iterator[_Page], readers: list[_Reader]) -> Iterator[tuple[_Page, list[Callable[[], Any]]]]:

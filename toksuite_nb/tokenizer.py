@@ -11,7 +11,7 @@ __all__ = ['SourceMap', 'source_map', 'Cut', 'Tokenizer', 'BytesTokenizer', 'Byt
 import base64
 import binascii
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -424,7 +424,12 @@ class Tokenizer:
         ids: Sequence[int] | np.ndarray,  # Ids of this tokenizer, as in a cut
     ) -> pl.DataFrame:  # `bytes`, `kind`; one row per token
         "Bytes and kind of each token."
-        return self._rows[np.asarray(ids, dtype=np.int64)]
+        own = np.asarray(ids, dtype=np.int64)
+        if len(wrong := own[(own < 0) | (own >= self.vocab_size)]):
+            raise ValueError(
+                f"described: ids must lie in [0, {self.vocab_size}), got {wrong[0]} for {self.name!r}. Check that the ids are this tokenizer's."
+            )
+        return self._rows[own]
 
     @cached_property
     def content_hash(self) -> str:  # 32 hexadecimal digits
@@ -2221,7 +2226,7 @@ def _named_texts(texts: Any) -> dict[str, str]:
         return _by_id(texts["text_id"], texts["text"].to_list())
     if isinstance(texts, Mapping):
         return _by_id(texts, texts.values())
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or isinstance(texts, Set):
         raise TypeError(
             f"tokenize: needs a list, a mapping or a frame of texts, got {type(texts).__name__}. Put the texts in a list."
         )

@@ -125,7 +125,7 @@ def _matrix(causal: Any, side: str) -> tuple[torch.Tensor, str]:
 
 def _unused(given: Any, rows: int, name: str) -> list[int]:
     given = list(given) if isinstance(given, Iterable) else [given, None]
-    if not all(isinstance(i, (int, np.integer)) for i in given):
+    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
         raise TypeError(
             f"embedding_ranks: unused must be token ids, got {given!r:.60}. Give whole numbers, or None for those of unused_rows."
         )
